@@ -1,0 +1,43 @@
+# Everything runs in .venv, which `make setup` makes with pip (torch first: the pinned CPU or CUDA build stays).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-slow check lint bench serve clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+		|| { echo "jasper_ray needs Python 3.11 or 3.12, $(PYTHON) is $$($(PYTHON) -V). Set PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: setup  ## corpus, shards, training, evaluation, serving: everything once, small (runs/demo)
+	$(BIN)/python -m jobs.demo
+
+serve: setup  ## serve the demo's bundle until Ctrl-C
+	$(BIN)/python -m jobs.serve runs/demo/bundle --port 8000
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+bench: setup
+	$(BIN)/python -m jobs.benchmark
+
+clean:
+	rm -rf runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,212 @@
+"""Jasper: blocks of masked 1-D convolutions with (dense) residuals, and a linear CTC decoder.
+
+Source: Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Model". Layer names and numerics are those
+of NVIDIA's implementation of 2021, so that its weights load by name.
+"""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jasper_ray.config.model import BlockConfig, ModelConfig
+
+Item = TypeVar("Item")
+
+BATCH_NORM_EPS = 1e-3
+BATCH_NORM_MOMENTUM = 0.1
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm whose running statistics change once per optimizer step instead of once per forward pass.
+
+    In training it normalises with the statistics of the micro-batch at hand, as usual, and adds them to sums.
+    `jasper_ray.training.batch_norm` averages these sums over every micro-batch of the step on every worker and only
+    then moves the running statistics: so the result does not depend on how many workers shared the step.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+        self.register_buffer("mean_sum", torch.zeros(num_features), persistent=False)
+        self.register_buffer("var_sum", torch.zeros(num_features), persistent=False)
+        self.mean_sum: Tensor
+        self.var_sum: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `(B, C, T)` per channel; padded frames count, as in NVIDIA's."""
+        if not self.training:
+            return super().forward(x)
+        # With momentum 1 the "running" arguments come back as this micro-batch's mean and unbiased variance.
+        mean, var = torch.zeros_like(self.mean_sum), torch.ones_like(self.var_sum)
+        y = functional.batch_norm(x, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+        self.mean_sum += mean
+        self.var_sum += var
+        return y
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "hardtanh": nn.Hardtanh, "selu": nn.SELU}
+
+INITIALIZERS = {
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+    "kaiming_uniform": lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
+    "kaiming_normal": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+}
+
+
+def _conv(inputs: int, block: BlockConfig) -> nn.Conv1d:
+    return nn.Conv1d(
+        inputs,
+        block.filters,
+        block.kernel,
+        stride=block.stride,
+        dilation=block.dilation,
+        padding=(block.kernel // 2) * block.dilation,
+        bias=False,
+    )
+
+
+def mask_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Set the frames of `(B, C, T)` that `mask` `(B, 1, T)` marks as padding to zero; no mask, no change."""
+    return x if mask is None else x.masked_fill(mask, 0.0)
+
+
+class JasperBlock(nn.Module):
+    """`repeat` times convolution, batch norm, activation, dropout; residuals join before the last activation.
+
+    Args:
+        inputs: Channels of the block's input.
+        branches: Channels of each tensor that joins through a 1x1 convolution and batch norm of its own.
+        block: Its shape.
+        activation: Name of the non-linearity.
+    """
+
+    def __init__(self, inputs: int, branches: list[int], block: BlockConfig, activation: str) -> None:
+        super().__init__()
+        act = ACTIVATIONS[activation]
+        self.conv = nn.ModuleList()
+        for r in range(block.repeat):
+            self.conv.extend([_conv(inputs if r == 0 else block.filters, block), BatchNorm(block.filters)])
+            if r < block.repeat - 1:
+                self.conv.extend([act(), nn.Dropout(block.dropout)])
+        self.res = nn.ModuleList(
+            nn.ModuleList([nn.Conv1d(width, block.filters, 1, bias=False), BatchNorm(block.filters)])
+            for width in branches
+        )
+        self.out = nn.Sequential(act(), nn.Dropout(block.dropout))
+        self.stride = block.stride
+
+    def forward(self, x: Tensor, branches: list[Tensor], mask: Tensor | None) -> Tensor:
+        """Run the block.
+
+        Args:
+            x: `(B, C, T)` input with padding already zero.
+            branches: Residual inputs, `(B, C_i, T)` each, with padding already zero.
+            mask: `(B, 1, T)` true where a frame between two convolutions is padding, or none.
+
+        Returns:
+            `(B, filters, ceil(T / stride))`; its padding is not zero.
+        """
+        for position, layer in enumerate(self.conv):
+            x = layer(x)
+            if position % 4 == 3:  # after a dropout comes the next convolution
+                x = mask_padding(x, mask)
+        for (conv, norm), branch in zip(self.res, branches, strict=True):
+            x = x + norm(conv(branch))
+        return self.out(x)  # type: ignore[no-any-return]
+
+
+class JasperEncoder(nn.Module):
+    """The chain of blocks and the lists of outputs that dense residuals read."""
+
+    def __init__(self, config: ModelConfig, num_mels: int) -> None:
+        super().__init__()
+        self.blocks = config.resolved_blocks
+        self.masked = config.masked
+        self.num_mels = num_mels
+        self.layers = nn.ModuleList()
+        history = [num_mels]
+        for block in self.blocks:
+            self.layers.append(JasperBlock(history[-1], branch_inputs(block, history), block, config.activation))
+            history = [*history, block.filters] if block.residual == "dense" else [block.filters]
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, F, T)` features and `(B,)` lengths to `(B, C, T')` and `(B,)` encoder lengths."""
+        mask = self._mask(features, lengths)
+        history = [mask_padding(features, mask)]
+        x = features
+        for position, (block, layer) in enumerate(zip(self.blocks, self.layers, strict=True)):
+            x = layer(history[-1], branch_inputs(block, history), mask)
+            if block.stride > 1:
+                lengths = strided_lengths(lengths, block.stride)
+                mask = self._mask(x, lengths)
+            if position < len(self.blocks) - 1:
+                masked = mask_padding(x, mask)
+                history = [*history, masked] if block.residual == "dense" else [masked]
+        return x, lengths
+
+    def _mask(self, x: Tensor, lengths: Tensor) -> Tensor | None:
+        if not self.masked:
+            return None
+        frames = torch.arange(x.shape[-1], device=x.device)
+        return (frames >= lengths[:, None])[:, None, :]
+
+
+def branch_inputs(block: BlockConfig, history: list[Item]) -> list[Item]:
+    """Which of the earlier outputs a block's residual branches read."""
+    return {"none": [], "plain": history[-1:], "dense": history}[block.residual]
+
+
+def strided_lengths(lengths: Tensor, stride: int) -> Tensor:
+    """Lengths after a convolution of odd kernel and `same` padding: ceil(length / stride)."""
+    return torch.div(lengths - 1, stride, rounding_mode="floor") + 1
+
+
+class JasperDecoder(nn.Module):
+    """A 1x1 convolution to the labels; log-softmax in fp32 whatever the encoder computed in."""
+
+    def __init__(self, inputs: int, num_labels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv1d(inputs, num_labels, 1, bias=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, T)` to `(B, T, V)` log-probabilities."""
+        return functional.log_softmax(self.layers(x).transpose(1, 2).float(), dim=2)
+
+
+class Jasper(nn.Module):
+    """Encoder and decoder.
+
+    Args:
+        config: The blocks.
+        num_mels: Width F of the features.
+        num_labels: Outputs V, the CTC blank included.
+    """
+
+    def __init__(self, config: ModelConfig, *, num_mels: int, num_labels: int) -> None:
+        super().__init__()
+        self.encoder = JasperEncoder(config, num_mels)
+        self.decoder = JasperDecoder(config.resolved_blocks[-1].filters, num_labels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):
+                INITIALIZERS[config.init](module.weight)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features to log-probabilities.
+
+        Args:
+            features: `(B, F, T)`; frames beyond an utterance's length may hold anything if the model is masked.
+            lengths: `(B,)` int64 feature frames (10 ms) per utterance.
+
+        Returns:
+            `(B, T', V)` fp32 log-probabilities per encoder frame (20 ms at stride 2) and `(B,)` encoder lengths.
+            Frames beyond an utterance's encoder length are not defined for a user.
+        """
+        encoded, lengths = self.encoder(features, lengths)
+        return self.decoder(encoded), lengths
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Trainable scalars."""
+    return sum(parameter.numel() for parameter in model.parameters())
