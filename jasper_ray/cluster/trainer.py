@@ -1,0 +1,167 @@
+"""A `RunConfig` as a Ray Train job: data and cluster are checked first, then workers start."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, ScalingConfig
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from jasper_ray.cluster.events import shown_on
+from jasper_ray.cluster.worker import train_worker
+from jasper_ray.config.schema import ClusterConfig, DatasetConfig, RunConfig
+from jasper_ray.data.preparation import prepare_dataset
+from jasper_ray.errors import CapacityError, JasperRayError
+from jasper_ray.storage import object_store
+from jasper_ray.training.assembly import read_datasets, select_for
+from jasper_ray.training.report import Reporter
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 200_000_000
+
+
+@contextmanager
+def connected_to_ray(*, num_cpus: int | None = None) -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS (set inside `ray job submit`), or start a local one and end it again."""
+    if ray.is_initialized():
+        yield
+        return
+    logging_level = logging.WARNING
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging_level)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging_level,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def prepare_missing_datasets(config: RunConfig) -> None:
+    """Prepare every dataset of a config that is not there yet and says which corpora it comes from."""
+    for dataset in (*config.data.train, *config.data.evaluation):
+        if dataset.corpora:
+            _prepare(dataset, config)
+
+
+def _prepare(dataset: DatasetConfig, config: RunConfig) -> None:
+    report = prepare_dataset(dataset.corpora, dataset.path, alphabet=config.text.alphabet)
+    if not report.reused:
+        logger.info(
+            "prepared %s: %d utterances, %.2f h, %d rejected",
+            dataset.path, report.num_utterances, report.hours, len(report.rejected),
+        )
+
+
+def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
+    """Train on the cluster that this process is connected to.
+
+    Args:
+        config: The run.
+        display: Hears the run's events in this process.
+
+    Returns:
+        The run's figures, as `jasper_ray.training.loop.TrainingLoop.run` gives them.
+
+    Raises:
+        JasperRayError: Data, config or cluster do not allow the run; says which and what to do.
+    """
+    select_for(config)  # what is wrong with the data is said now, not by every worker
+    if config.data.evaluation:
+        read_datasets(config.data.evaluation, key="data.evaluation")
+    require_capacity(config.cluster)
+    with shown_on(display) as board:
+        try:
+            result = _build_trainer(config, board).fit()
+        except TrainingFailedError as error:
+            raise JasperRayError(_reason(error)) from error
+    figures: dict[str, Any] = result.return_value
+    return figures
+
+
+def require_capacity(config: ClusterConfig) -> None:
+    """Compare what a run asks with what the cluster's nodes have, instead of waiting for ever.
+
+    Raises:
+        CapacityError: Says what was asked for, what each node has, and what to do.
+    """
+    deadline_s = time.monotonic() + config.wait_for_nodes_s
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fitting = sum(workers_that_fit(resources, config) for resources in nodes)
+        if fitting >= config.num_workers:
+            return
+        if time.monotonic() >= deadline_s:
+            break
+        time.sleep(1.0)
+    per_worker = f"{config.cpus_per_worker:g} CPU" + (" and 1 GPU" if config.use_gpu else "")
+    have = "; ".join(f"{r.get('CPU', 0):g} CPU, {r.get('GPU', 0):g} GPU" for r in nodes) or "no node"
+    raise CapacityError(
+        f"the run asks for {config.num_workers} workers of {per_worker} each, the cluster holds {fitting} of them "
+        f"(nodes: {have}). Lower cluster.num_workers or cluster.cpus_per_worker, add nodes, "
+        "or let an autoscaler add them with cluster.wait_for_nodes_s"
+    )
+
+
+def workers_that_fit(resources: dict[str, float], config: ClusterConfig) -> int:
+    """How many workers one node can hold."""
+    by_cpu = math.floor(resources.get("CPU", 0.0) / config.cpus_per_worker + 1e-9)
+    return min(by_cpu, int(resources.get("GPU", 0.0))) if config.use_gpu else by_cpu
+
+
+def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
+    cluster = config.cluster
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(cluster.startup_timeout_s))
+    resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
+    if cluster.use_gpu:
+        resources["GPU"] = 1
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker=resources,
+            placement_strategy=cluster.placement,
+        ),
+        torch_config=TorchConfig(
+            backend="nccl" if cluster.use_gpu else "gloo", timeout_s=math.ceil(cluster.collective_timeout_s)
+        ),
+        run_config=RayRunConfig(
+            # Ray's own records of the run; checkpoints, logs and the bundle are ours and lie in config.output.
+            name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            storage_path=_ray_records(config),
+            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
+        ),
+    )
+
+
+def _ray_records(config: RunConfig) -> str:
+    if object_store.is_local(config.output):
+        return str(object_store.local_path(object_store.join(config.output, "ray_train")).absolute())
+    return object_store.join(config.output, "ray_train")
+
+
+def _reason(error: TrainingFailedError) -> str:
+    """The first worker's own words, without Ray's traceback."""
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        rank, failure = sorted(error.worker_failures.items())[0]
+        cause: BaseException = failure
+        while isinstance(cause, Exception) and getattr(cause, "cause", None) is not None:
+            cause = cause.cause  # type: ignore[attr-defined]
+        return f"worker {rank} failed: {type(cause).__name__}: {cause}"
+    return f"training failed: {str(error).strip().splitlines()[-1]}"

@@ -1,0 +1,141 @@
+"""From a config to a run: manifests, sources, plan, state and loop of one worker. Knows nothing of Ray."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jasper_ray.config.files import dump_config
+from jasper_ray.config.schema import DatasetConfig, RunConfig
+from jasper_ray.data.batch import BatchLoader
+from jasper_ray.data.manifest import Manifest, concat_manifests, read_manifest
+from jasper_ray.data.plan import RunPlan
+from jasper_ray.data.source import UtteranceSource
+from jasper_ray.errors import ConfigError, ResumeError
+from jasper_ray.storage import object_store
+from jasper_ray.storage.shard_cache import ShardCache
+from jasper_ray.text.alphabet import Alphabet
+from jasper_ray.training.checkpoint import find_checkpoints, load_checkpoint, load_newest
+from jasper_ray.training.loop import RunData, TrainingLoop
+from jasper_ray.training.report import Reporter, Reporters, RunLog
+from jasper_ray.training.selection import Selection, select_training_utterances
+from jasper_ray.training.state import RunState
+from jasper_ray.training.world import World
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+
+
+def read_datasets(datasets: Sequence[DatasetConfig], *, key: str) -> Manifest:
+    """The manifests of several datasets as one.
+
+    Raises:
+        ConfigError: No dataset is named under `key`.
+        DataError: A folder is not a dataset; names it.
+    """
+    if not datasets:
+        raise ConfigError(f"{key} names no dataset: give at least one, e.g. {key}: [{{path: /data/train}}]")
+    return concat_manifests([read_manifest(dataset.path) for dataset in datasets])
+
+
+def select_for(config: RunConfig) -> Selection:
+    """The utterances that a config trains on; the same on every worker.
+
+    Raises:
+        ConfigError: There is no training dataset.
+        DataError: The data does not fit the config; names the utterance.
+    """
+    return select_training_utterances(
+        read_datasets(config.data.train, key="data.train"),
+        data=config.data,
+        features=config.features,
+        augment=config.augment,
+        model=config.model,
+        alphabet=Alphabet(config.text.alphabet),
+    )
+
+
+def build_data(config: RunConfig, selection: Selection, make_loader: Callable[[], BatchLoader]) -> RunData:
+    """Sources and plan over a selection."""
+    alphabet = Alphabet(config.text.alphabet)
+    cache = ShardCache(Path(config.data.cache_dir).expanduser(), int(config.data.cache_max_gb * 1e9))
+    evaluation, evaluation_source = None, None
+    if config.data.evaluation:
+        evaluation = read_datasets(config.data.evaluation, key="data.evaluation")
+        evaluation_source = UtteranceSource(evaluation, alphabet, config.features, None, config.seed, cache)
+    train = selection.manifest
+    return RunData(
+        train=train,
+        train_source=UtteranceSource(train, alphabet, config.features, config.augment, config.seed, cache),
+        plan=RunPlan(train.durations_s, seed=config.seed, batching=config.batching, augment=config.augment),
+        evaluation=evaluation,
+        evaluation_source=evaluation_source,
+        make_loader=make_loader,
+    )
+
+
+def train_run(
+    config: RunConfig, *, world: World, make_loader: Callable[[], BatchLoader], reporters: Sequence[Reporter]
+) -> dict[str, Any]:
+    """Train as one worker of `world`, from the newest good checkpoint in `config.output` if there is one.
+
+    Args:
+        config: The run, the same on every worker.
+        world: All workers.
+        make_loader: A new loader of features, for training and for each evaluation.
+        reporters: Hear this worker's events besides the run's own log.
+
+    Returns:
+        The figures of the last evaluation and where the bundle lies.
+
+    Raises:
+        ResumeError: `resume` does not allow what lies in `output`, or it belongs to another run.
+    """
+    selection = select_for(config)
+    data = build_data(config, selection, make_loader)
+    state = RunState(config, world=world, manifest_fingerprint=selection.manifest.fingerprint)
+    resumed_from = _resume(config, state, world)
+    run_log: list[Reporter] = []
+    if world.is_first:
+        object_store.write_bytes(object_store.join(config.output, CONFIG_FILE), dump_config(config).encode())
+        run_log.append(RunLog(config.output, resume_step=state.progress.global_step))
+    reporter = Reporters([*run_log, *reporters])
+    start = {
+        "name": config.name,
+        "output": config.output,
+        "global_step": state.progress.global_step,
+        "resumed_from": resumed_from,
+        "workers": world.size,
+        "num_parameters": state.num_parameters,
+        "train_utterances": len(data.train),
+        "train_hours": data.train.hours,
+        "left_out_too_short": selection.too_short,
+        "left_out_too_long": selection.too_long,
+        "left_out_infeasible": list(selection.infeasible),
+        "evaluation_utterances": len(data.evaluation) if data.evaluation else 0,
+        "steps_per_epoch": data.plan.nominal_steps_per_epoch,
+        "epochs": config.training.epochs,
+    }
+    reporter.report("start", start)
+    return TrainingLoop(config, state, data, world=world, reporter=reporter).run()
+
+
+def _resume(config: RunConfig, state: RunState, world: World) -> str | None:
+    """Restore the newest good checkpoint, the same one on every worker; returns its folder."""
+    if config.resume == "never":
+        found = find_checkpoints(config.output)
+        if found:
+            raise ResumeError(
+                f"resume=never, but {config.output} holds {len(found)} checkpoints, newest {found[-1]}: "
+                "choose another output, or resume=auto to go on"
+            )
+        return None
+    newest = load_newest(config.output, device=world.device) if world.is_first else None
+    uri = world.from_first(newest.uri if newest else None)
+    if uri is None:
+        if config.resume == "must":
+            raise ResumeError(f"resume=must, but {config.output} holds no checkpoint: check output, or use resume=auto")
+        return None
+    state.restore(newest or load_checkpoint(uri, device=world.device))
+    return uri

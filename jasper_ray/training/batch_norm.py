@@ -1,0 +1,53 @@
+"""Running statistics of batch norm, combined over all micro-batches of a step on all workers."""
+
+import torch
+from torch import nn
+
+from jasper_ray.model.jasper import BatchNorm
+from jasper_ray.training.world import World
+
+
+def batch_norms(model: nn.Module) -> list[BatchNorm]:
+    """The batch-norm layers of a model, always in the same order."""
+    return [module for module in model.modules() if isinstance(module, BatchNorm)]
+
+
+@torch.no_grad()
+def clear_statistics(layers: list[BatchNorm]) -> None:
+    """Forget what the micro-batches of the current step have collected."""
+    torch._foreach_zero_([layer.mean_sum for layer in layers])
+    torch._foreach_zero_([layer.var_sum for layer in layers])
+
+
+@torch.no_grad()
+def combine_statistics(layers: list[BatchNorm], *, num_microbatches: int, world: World) -> torch.Tensor:
+    """Average mean and variance over every micro-batch of the step on every worker.
+
+    DDP by default takes rank 0's; then another number of workers would give another model.
+
+    Args:
+        layers: From `batch_norms`.
+        num_microbatches: Micro-batches that this worker has run.
+        world: All workers; each must call this once per step.
+
+    Returns:
+        One flat tensor for `apply_statistics`.
+    """
+    sums = [tensor for layer in layers for tensor in (layer.mean_sum, layer.var_sum)]
+    count = torch.tensor([float(num_microbatches)], device=world.device)
+    flat = world.sum(torch.cat([*sums, count]))
+    return flat[:-1] / flat[-1]
+
+
+@torch.no_grad()
+def apply_statistics(layers: list[BatchNorm], statistics: torch.Tensor) -> None:
+    """Move the running statistics once, by torch's rule: running += momentum * (combined - running)."""
+    offset = 0
+    for layer in layers:
+        width = layer.num_features
+        assert layer.running_mean is not None and layer.running_var is not None and layer.momentum is not None
+        layer.running_mean.lerp_(statistics[offset : offset + width], layer.momentum)
+        layer.running_var.lerp_(statistics[offset + width : offset + 2 * width], layer.momentum)
+        if layer.num_batches_tracked is not None:
+            layer.num_batches_tracked += 1
+        offset += 2 * width

@@ -1,0 +1,32 @@
+"""Exponential moving average of the weights: what is evaluated and deployed."""
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Keeps decay * average + (1 - decay) * weights over everything in the state dict, batch-norm statistics included.
+
+    Args:
+        model: Where the average starts from.
+        decay: Share of the old average kept per update.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self._decay = decay
+        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the model's weights after an optimizer update."""
+        current = model.state_dict()
+        floating = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        averages = [self.weights[name] for name in floating]
+        torch._foreach_lerp_(averages, [current[name] for name in floating], 1 - self._decay)
+        for name in current.keys() - set(floating):  # counters: a count is not an average
+            self.weights[name].copy_(current[name])
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Continue from a saved average."""
+        for name, tensor in self.weights.items():
+            tensor.copy_(weights[name])

@@ -1,0 +1,321 @@
+"""The training loop: plain, resumable at any step, the same on any number of workers."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from jasper_ray.config.schema import RunConfig
+from jasper_ray.data.batch import Batch, BatchLoader
+from jasper_ray.data.manifest import Manifest
+from jasper_ray.data.plan import RunPlan, plan_evaluation, rank_microbatches
+from jasper_ray.data.source import UtteranceSource
+from jasper_ray.errors import NonFiniteError
+from jasper_ray.model.ctc import greedy_decode
+from jasper_ray.text.alphabet import Alphabet
+from jasper_ray.training.evaluate import Evaluation, Forward, evaluate
+from jasper_ray.training.report import Reporter
+from jasper_ray.training.schedule import learning_rate
+from jasper_ray.training.state import RunState
+from jasper_ray.training.step import StepResult
+from jasper_ray.training.world import World
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run reads."""
+
+    train: Manifest
+    train_source: UtteranceSource
+    plan: RunPlan
+    evaluation: Manifest | None
+    evaluation_source: UtteranceSource | None
+    make_loader: Callable[[], BatchLoader]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A step of the run and this worker's share of it."""
+
+    epoch: int
+    step: int
+    steps_in_epoch: int
+    num_utterances: int
+    """Over all workers."""
+    microbatches: list[tuple[int, np.ndarray]]
+    """Number within the step and manifest rows, this worker's only."""
+
+    @property
+    def is_last_of_epoch(self) -> bool:
+        """Whether the epoch ends with this step."""
+        return self.step == self.steps_in_epoch - 1
+
+
+def positions(plan: RunPlan, *, epoch: int, step: int, end_epoch: int, world: World) -> Iterator[Position]:
+    """This worker's shares of all steps from (epoch, step) up to the start of `end_epoch`."""
+    for current in range(epoch, end_epoch):
+        steps = plan.epoch(current)
+        start = step if current == epoch else 0
+        for number, share in rank_microbatches(steps, rank=world.rank, world_size=world.size, start_step=start):
+            yield Position(current, number, len(steps.steps), steps.num_utterances(number), share)
+
+
+@dataclass
+class _Window:
+    """Sums since the last progress event."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    losses: list[float] = field(default_factory=list)
+    utterances: int = 0
+    audio_s: float = 0.0
+    padding: list[float] = field(default_factory=list)
+    wait_s: float = 0.0
+    skipped: int = 0
+
+    def add(self, result: StepResult) -> None:
+        self.utterances += result.num_utterances
+        self.audio_s += result.audio_s
+        self.padding.append(result.padding_share)
+        if result.skipped:
+            self.skipped += 1
+        else:
+            self.losses.append(result.loss)
+
+
+class _TimedBatches:
+    """Counts the seconds that training waits for the loader."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.wait_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        started_s = time.monotonic()
+        batch = next(self._batches)
+        self.wait_s += time.monotonic() - started_s
+        return batch
+
+
+class TrainingLoop:
+    """Runs a `RunState` over its data.
+
+    Args:
+        config: The whole run.
+        state: Model, optimizer and progress; `run` moves it on.
+        data: What it reads.
+        world: All workers; each runs a loop of its own.
+        reporter: Hears this worker's events; all workers report the same ones, most with the same values.
+    """
+
+    def __init__(self, config: RunConfig, state: RunState, data: RunData, *, world: World, reporter: Reporter) -> None:
+        self._config = config
+        self._training = config.training
+        self._state = state
+        self._data = data
+        self._world = world
+        self._reporter = reporter
+        self._alphabet = Alphabet(config.text.alphabet)
+        self._steps_per_epoch = data.plan.nominal_steps_per_epoch
+        self._skipped_in_a_row = 0
+        self._window = _Window()
+        self._saved_step = state.progress.global_step or -1
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end of the run or of this job; every worker returns the figures of the last evaluation.
+
+        Raises:
+            NonFiniteError: More than `max_nonfinite_steps` steps in a row had no finite loss or gradient.
+        """
+        loader = self._data.make_loader()
+        microbatches = (
+            self._data.train_source.microbatch(rows.tolist(), position.epoch)
+            for position in self._positions()
+            for _, rows in position.microbatches
+        )
+        batches = _TimedBatches(loader.load(microbatches))
+        try:
+            for position in self._positions():
+                self._after_step(position, self._step(position, batches))
+        finally:
+            loader.close()
+        return self._finish()
+
+    def _positions(self) -> Iterator[Position]:
+        """From where the run stands to where this job ends."""
+        progress = self._state.progress
+        end_epoch = min(self._training.epochs, self._training.stop_after_epochs or self._training.epochs)
+        steps = positions(
+            self._data.plan, epoch=progress.epoch, step=progress.step, end_epoch=end_epoch, world=self._world
+        )
+        if self._training.stop_after_steps is None:
+            return steps
+        return islice(steps, max(0, self._training.stop_after_steps - progress.global_step))
+
+    def _step(self, position: Position, batches: _TimedBatches) -> StepResult:
+        global_step = self._state.progress.global_step
+        lr = learning_rate(
+            global_step + 1,
+            peak_lr=self._config.optimizer.lr,
+            schedule=self._config.schedule,
+            steps_per_epoch=self._steps_per_epoch,
+            epochs=self._training.epochs,
+        )
+        waited_s = batches.wait_s
+        result = self._state.train_step.run(
+            batches,
+            [number for number, _ in position.microbatches],
+            global_step=global_step,
+            num_utterances=position.num_utterances,
+            lr=lr,
+        )
+        self._window.wait_s += batches.wait_s - waited_s
+        self._window.add(result)
+        self._state.advance(is_last_of_epoch=position.is_last_of_epoch)
+        self._guard(result)
+        if self._training.log_utterances:
+            self._report_utterances(position)
+        if self._is_due(self._training.log_every_steps):
+            self._report_progress(position, result, lr)
+        if self._is_due(self._training.sample_every_steps):
+            self._report_sample(result)
+        return result
+
+    def _after_step(self, position: Position, result: StepResult) -> None:
+        training, saving = self._training, self._config.checkpoint
+        epochs_done = self._state.progress.epoch if position.is_last_of_epoch else 0
+        if training.evaluate_every_steps is not None:
+            evaluation_is_due = self._is_due(training.evaluate_every_steps)
+        else:
+            evaluation_is_due = bool(epochs_done) and epochs_done % training.evaluate_every_epochs == 0
+        if evaluation_is_due:
+            self._evaluate()
+        if (saving.every_steps is not None and self._is_due(saving.every_steps)) or (
+            epochs_done and (epochs_done % saving.every_epochs == 0 or epochs_done in saving.keep_epochs)
+        ):
+            self._save()
+
+    def _is_due(self, every_steps: int) -> bool:
+        return self._state.progress.global_step % every_steps == 0
+
+    def _guard(self, result: StepResult) -> None:
+        """A step without finite loss and gradient was skipped by all workers: say which utterances, and have patience."""
+        if not result.skipped:
+            self._skipped_in_a_row = 0
+            return
+        self._skipped_in_a_row += 1
+        names = [self._data.train.ids[row] for row in result.bad_rows] or ["none by its loss: the gradient overflowed"]
+        values = {"global_step": self._state.progress.global_step, "loss": str(result.loss), "utterances": names}
+        self._reporter.report("warning", {"message": "step skipped: loss or gradient is not finite", **values})
+        if self._skipped_in_a_row > self._training.max_nonfinite_steps:
+            raise NonFiniteError(
+                f"{self._skipped_in_a_row} steps in a row had no finite loss or gradient, the last one with utterances "
+                f"{', '.join(names[:10])}. Look at them, lower optimizer.lr, or raise training.max_nonfinite_steps"
+            )
+
+    def _report_utterances(self, position: Position) -> None:
+        mine = {number: [self._data.train.ids[row] for row in rows] for number, rows in position.microbatches}
+        shares = self._world.gather(mine)
+        merged = {number: ids for share in shares for number, ids in share.items()}
+        ids = [merged[number] for number in sorted(merged)]
+        self._reporter.report("utterances", {"global_step": self._state.progress.global_step, "microbatches": ids})
+
+    def _report_progress(self, position: Position, result: StepResult, lr: float) -> None:
+        window, self._window = self._window, _Window()
+        elapsed_s = time.monotonic() - window.started_s
+        values = {
+            "epoch": position.epoch + 1,
+            "epochs": self._training.epochs,
+            "step": position.step + 1,
+            "steps_in_epoch": position.steps_in_epoch,
+            "global_step": self._state.progress.global_step,
+            "total_steps": self._steps_per_epoch * self._training.epochs,
+            "loss": float(np.mean(window.losses)) if window.losses else None,
+            "lr": lr,
+            "grad_norm": result.grad_norm if np.isfinite(result.grad_norm) else None,
+            "utterances_per_s": window.utterances / elapsed_s,
+            "audio_s_per_s": window.audio_s / elapsed_s,
+            "padding_share": float(np.mean(window.padding)),
+            "loader_wait_share": window.wait_s / elapsed_s,
+            "skipped_steps": window.skipped,
+        }
+        self._reporter.report("progress", values)
+
+    def _report_sample(self, result: StepResult) -> None:
+        if result.sample is None:
+            return
+        row, log_probs, length = result.sample
+        (ids,) = greedy_decode(log_probs.float(), length, blank=self._alphabet.blank)
+        values = {"reference": self._data.train.texts[row], "hypothesis": self._alphabet.decode(ids)}
+        self._reporter.report("sample", {"global_step": self._state.progress.global_step, **values})
+
+    def _evaluate(self) -> None:
+        if self._data.evaluation is None:
+            return
+        started_s = time.monotonic()
+        figures = self._evaluate_weights(self._state.forward_deployed).figures()
+        if self._training.evaluate_plain_weights:
+            plain = self._evaluate_weights(self._state.forward_plain)
+            figures |= {"plain_wer": plain.errors.wer, "plain_loss": plain.loss}
+        progress = self._state.progress
+        figures |= {"global_step": progress.global_step, "epoch": progress.epoch, "took_s": time.monotonic() - started_s}
+        wer = float(figures["wer"])
+        is_best = wer < (progress.best_wer if progress.best_wer is not None else float("inf"))
+        is_kept = is_best and progress.epoch >= self._config.checkpoint.best_from_epoch
+        best = wer if is_kept else progress.best_wer
+        self._state.progress = replace(progress, metrics=figures, best_wer=best)
+        if is_kept and self._world.is_first:
+            self._state.save_best_bundle()
+        self._reporter.report("evaluation", {**figures, "best_wer": best})
+        self._window = _Window()  # evaluation is not training time
+
+    def _evaluate_weights(self, forward: Forward) -> Evaluation:
+        manifest, source = self._data.evaluation, self._data.evaluation_source
+        assert manifest is not None and source is not None
+        shares = plan_evaluation(manifest.durations_s, seconds_per_batch=self._training.evaluation_seconds_per_batch)
+        mine = (source.microbatch(rows.tolist(), 0) for rows in shares[self._world.rank :: self._world.size])
+        loader = self._data.make_loader()
+        try:
+            return evaluate(
+                forward,
+                loader.load(mine),
+                references=manifest.texts,
+                alphabet=self._alphabet,
+                world=self._world,
+            )
+        finally:
+            loader.close()
+
+    def _save(self) -> None:
+        self._saved_step = self._state.progress.global_step
+        if self._world.is_first:
+            uri = self._state.save()
+            self._reporter.report("checkpoint", {"global_step": self._saved_step, "uri": uri})
+        self._window = _Window()
+
+    def _finish(self) -> dict[str, Any]:
+        if self._state.progress.metrics.get("global_step") != self._state.progress.global_step:
+            self._evaluate()
+        progress = self._state.progress
+        if self._saved_step != progress.global_step:
+            self._save()
+        figures = {
+            **progress.metrics,
+            "global_step": progress.global_step,
+            "epoch": progress.epoch,
+            "best_wer": progress.best_wer,
+            "finished": progress.epoch >= self._training.epochs,
+            "num_parameters": self._state.num_parameters,
+        }
+        if self._world.is_first:
+            figures["bundle"] = self._state.save_bundle()
+        self._reporter.report("end", figures)
+        return figures

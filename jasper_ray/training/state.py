@@ -1,0 +1,145 @@
+"""All that changes while a run trains: model, optimizer, averaged weights and progress; made, saved and restored here."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from jasper_ray.config.schema import RunConfig
+from jasper_ray.model.bundle import BundleConfig, build_model, load_bundle, load_weights
+from jasper_ray.model.jasper import num_parameters
+from jasper_ray.storage import object_store
+from jasper_ray.text.alphabet import Alphabet
+from jasper_ray.training import checkpoint as checkpoints
+from jasper_ray.training.ema import WeightAverage
+from jasper_ray.training.step import TrainStep, build_optimizer
+from jasper_ray.training.world import World
+
+logger = logging.getLogger(__name__)
+
+
+class RunState:
+    """A fresh run; `restore` makes it an old one.
+
+    Args:
+        config: The whole run.
+        world: All workers.
+        manifest_fingerprint: Of the training utterances, in their order.
+    """
+
+    def __init__(self, config: RunConfig, *, world: World, manifest_fingerprint: str) -> None:
+        self._config = config
+        self._world = world
+        torch.manual_seed(config.seed)  # the same first weights on every worker
+        self.model = build_model(config.model, config.features, config.text)
+        if config.init_from:
+            source = load_bundle(config.init_from)
+            load_weights(self.model, source.model.state_dict(), source=config.init_from)
+        self.model.to(world.device)
+        self.optimizer = build_optimizer(self.model, config.optimizer)
+        decay = config.training.ema_decay
+        self.average = WeightAverage(self.model, decay=decay) if decay else None
+        self.train_step = TrainStep(
+            self.model,
+            self.optimizer,
+            self.average,
+            world=world,
+            config=config.training,
+            blank=Alphabet(config.text.alphabet).blank,
+            seed=config.seed,
+        )
+        plan_settings = {"batching": config.batching.model_dump(mode="json"), "augment": _speeds(config)}
+        self.progress = checkpoints.Progress(
+            seed=config.seed, manifest_fingerprint=manifest_fingerprint, plan=plan_settings
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable scalars of the model."""
+        return num_parameters(self.model)
+
+    def restore(self, saved: checkpoints.Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ResumeError: It belongs to a run with another seed, other data or other batching.
+        """
+        checkpoints.check_same_run(saved, expected=self.progress)
+        load_weights(self.model, saved.weights, source=saved.uri)
+        self.optimizer.load_state_dict(saved.trainer["optimizer"])
+        self.train_step.scaler.load_state_dict(saved.trainer["scaler"])
+        if self.average is not None:
+            self.average.load(saved.averaged_weights or saved.weights)
+        self.progress = saved.progress
+
+    def forward_deployed(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The model with the weights that would be deployed now, in evaluation mode."""
+        if self.average is None:
+            return self.forward_plain(features, lengths)
+        self.model.eval()
+        return functional_call(self.model, self.average.weights, (features, lengths))  # type: ignore[no-any-return]
+
+    def forward_plain(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The model with its own weights, in evaluation mode."""
+        self.model.eval()
+        return self.model(features, lengths)  # type: ignore[no-any-return]
+
+    def save(self) -> str:
+        """Write a checkpoint and delete those that are no longer kept. Rank 0 only."""
+        uri = checkpoints.save_checkpoint(
+            self._config.output,
+            progress=self.progress,
+            bundle=self._bundle_config(),
+            weights=self.model.state_dict(),
+            averaged_weights=self.average.weights if self.average else None,
+            trainer={"optimizer": self.optimizer.state_dict(), "scaler": self.train_step.scaler.state_dict()},
+        )
+        checkpoints.prune_checkpoints(self._config.output, self._config.checkpoint)
+        return uri
+
+    def save_bundle(self) -> str:
+        """Write `bundle/`, the deployed weights of now. Rank 0 only."""
+        return self._save_bundle(object_store.join(self._config.output, checkpoints.BUNDLE))
+
+    def save_best_bundle(self) -> str:
+        """Write `best/step_N/` and delete the best before it. Rank 0 only."""
+        root = object_store.join(self._config.output, "best")
+        older = object_store.list_folders(root)
+        uri = self._save_bundle(object_store.join(root, f"step_{self.progress.global_step:08d}"))
+        for name in older:
+            if object_store.join(root, name) != uri:
+                object_store.delete_tree(object_store.join(root, name))
+        return uri
+
+    def _save_bundle(self, uri: str) -> str:
+        averaged = self.average.weights if self.average else None
+        checkpoints.save_deployed_bundle(uri, self._bundle_config(), self.model.state_dict(), averaged)
+        return uri
+
+    def _bundle_config(self) -> BundleConfig:
+        metrics = self.progress.metrics
+        training: dict[str, Any] = {
+            "run": self._config.name,
+            "step": self.progress.global_step,
+            "epoch": self.progress.epoch,
+            "wer": metrics.get("wer"),
+            "cer": metrics.get("cer"),
+            "run_config": self._config.model_dump(mode="json"),
+        }
+        features, text, model = self._config.features, self._config.text, self._config.model
+        return BundleConfig(features=features, text=text, model=model, training=training)
+
+    def advance(self, *, is_last_of_epoch: bool) -> None:
+        """Count one optimizer step."""
+        progress = self.progress
+        epoch, step = (progress.epoch + 1, 0) if is_last_of_epoch else (progress.epoch, progress.step + 1)
+        self.progress = replace(progress, epoch=epoch, step=step, global_step=progress.global_step + 1)
+
+
+def _speeds(config: RunConfig) -> dict[str, Any]:
+    """The augmentation settings that change lengths and so the plan."""
+    augment = config.augment.model_dump(mode="json")
+    return {key: value for key, value in augment.items() if key.startswith("speed")}

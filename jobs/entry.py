@@ -1,0 +1,48 @@
+"""What every job does around its work: logs to stderr, one JSON object as the last line of stdout, errors as one line."""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from jasper_ray.errors import JasperRayError
+
+console = Console(stderr=True)
+
+
+def run_job(work: Callable[[], Mapping[str, Any]]) -> None:
+    """Run a job and end the process.
+
+    Exit status 0 and the figures as one JSON object on the last line of stdout; or 1 and `error: …` with the reason on
+    the last line of stderr; 130 after Ctrl-C.
+
+    Args:
+        work: Does the job and returns its figures.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        figures = work()
+    except JasperRayError as error:
+        sys.stdout.flush()
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted", style="yellow")
+        sys.exit(130)
+    sys.stderr.flush()
+    print(json.dumps(_finite(figures)), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: they become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,92 @@
+"""Word error rate of a bundle on prepared datasets: `python -m jobs.evaluate BUNDLE DATASET [DATASET ...]`."""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jasper_ray.cluster.worker import make_loader
+from jasper_ray.config.schema import DataConfig, DatasetConfig, LoaderConfig
+from jasper_ray.data.manifest import Manifest
+from jasper_ray.data.plan import plan_evaluation
+from jasper_ray.data.source import UtteranceSource
+from jasper_ray.model.bundle import Bundle, load_bundle
+from jasper_ray.storage import object_store
+from jasper_ray.storage.shard_cache import ShardCache
+from jasper_ray.training.assembly import read_datasets
+from jasper_ray.training.evaluate import Evaluation, evaluate
+from jasper_ray.training.world import World
+from jobs.entry import run_job
+
+
+def evaluate_bundle(
+    bundle: Bundle, manifest: Manifest, *, loader: LoaderConfig, device: torch.device, seconds_per_batch: float
+) -> Evaluation:
+    """Decode every utterance of a manifest with a bundle's deployed weights."""
+    data = DataConfig()
+    cache = ShardCache(Path(data.cache_dir).expanduser(), int(data.cache_max_gb * 1e9))
+    source = UtteranceSource(manifest, bundle.alphabet, bundle.config.features, None, 0, cache)
+    batches = plan_evaluation(manifest.durations_s, seconds_per_batch=seconds_per_batch)
+    features = make_loader(bundle.config.features, loader)
+    try:
+        return evaluate(
+            bundle.model,
+            features.load(source.microbatch(rows.tolist(), 0) for rows in batches),
+            references=manifest.texts,
+            alphabet=bundle.alphabet,
+            world=World(device=device),
+        )
+    finally:
+        features.close()
+
+
+def write_predictions(path: str, manifest: Manifest, evaluation: Evaluation) -> None:
+    """One JSON object a line: id, reference, hypothesis; in the order of the manifest."""
+    rows = [
+        {"id": manifest.ids[row], "reference": manifest.texts[row], "hypothesis": evaluation.transcripts[row]}
+        for row in sorted(evaluation.transcripts)
+    ]
+    object_store.write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def main() -> None:
+    """Measure the word error rate of a bundle."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.evaluate", description=main.__doc__)
+    parser.add_argument("bundle", help="folder of the bundle, local or s3://")
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", help="prepared datasets, read as one")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--plain-weights", action="store_true", help="weights without averaging")
+    parser.add_argument("--loader", choices=["torch", "dali"], default="torch", help="who computes features")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the loader (default 2)")
+    parser.add_argument(
+        "--batch-seconds", type=float, default=160.0, help="padded seconds of audio in a batch (default 160)"
+    )
+    parser.add_argument("--predictions", metavar="FILE", help="write id, reference and hypothesis as JSON lines")
+    arguments = parser.parse_args()
+    run_job(partial(_evaluate, arguments))
+
+
+def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    started_s = time.monotonic()
+    paths: Sequence[str] = arguments.datasets
+    manifest = read_datasets([DatasetConfig(path=path) for path in paths], key="DATASET")
+    bundle = load_bundle(arguments.bundle, device=arguments.device, plain_weights=arguments.plain_weights)
+    evaluation = evaluate_bundle(
+        bundle,
+        manifest,
+        loader=LoaderConfig(backend=arguments.loader, num_threads=arguments.threads),
+        device=torch.device(arguments.device),
+        seconds_per_batch=arguments.batch_seconds,
+    )
+    if arguments.predictions:
+        write_predictions(arguments.predictions, manifest, evaluation)
+    return {"bundle": arguments.bundle, **evaluation.figures(), "seconds": time.monotonic() - started_s}
+
+
+if __name__ == "__main__":
+    main()

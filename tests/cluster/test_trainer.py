@@ -1,0 +1,125 @@
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import ray
+
+from tones import prepare_tones, tone_config
+
+from jasper_ray.cluster.trainer import connected_to_ray, require_capacity, run_training, workers_that_fit
+from jasper_ray.config.schema import ClusterConfig
+from jasper_ray.errors import CapacityError, DataError
+from jasper_ray.training.report import read_log
+
+pytestmark = pytest.mark.ray
+
+
+class Events:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Mapping[str, object]]] = []
+
+    def report(self, kind: str, values: Mapping[str, object]) -> None:
+        self.events.append((kind, values))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with connected_to_ray(num_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tones")
+    prepare_tones(root)
+    return root
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_ray_workers_train_report_and_write_a_bundle(tones: Path, tmp_path: Path) -> None:
+    events = Events()
+    config = tone_config(tones, tmp_path, "cluster.num_workers=2", "cluster.cpus_per_worker=0.5")
+    figures = run_training(config, events)
+    assert figures["finished"] and figures["global_step"] == 24
+    assert Path(figures["bundle"]).is_dir()
+    kinds = [kind for kind, _ in events.events]
+    assert kinds[0] == "start" and kinds[-1] == "end" and kinds.count("progress") == 24
+    assert events.events[0][1]["workers"] == 2
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened(tones: Path, tmp_path: Path) -> None:
+    overrides = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5", "training.epochs=12"]
+    whole = tone_config(tones, tmp_path / "whole", *overrides)
+    run_training(whole, Events())
+    config = tone_config(tones, tmp_path / "killed", *overrides)
+    killed = threading.Event()
+
+    def kill_one_worker() -> None:
+        while not any(e["event"] == "checkpoint" for e in read_log(config.output)):
+            time.sleep(0.05)
+        os.kill(train_worker_pids()[0], signal.SIGKILL)
+        killed.set()
+
+    thread = threading.Thread(target=kill_one_worker, daemon=True)
+    thread.start()
+    figures = run_training(config, Events())
+    assert killed.is_set() and figures["finished"]
+    pairs = [
+        {e["global_step"]: e["loss"] for e in read_log(run.output) if e["event"] == "progress"} for run in (whole, config)
+    ]
+    assert pairs[1] == pytest.approx(pairs[0], rel=1e-3)
+
+
+def train_worker_pids() -> list[int]:
+    """Processes of Ray Train workers on this machine."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"RayTrainWorker" in command:
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_that_the_cluster_cannot_hold_is_refused_at_once_with_both_numbers() -> None:
+    with pytest.raises(CapacityError, match=r"asks for 3 workers of 1 CPU each, the cluster holds 2 of them.*2 CPU"):
+        require_capacity(ClusterConfig(num_workers=3))
+    with pytest.raises(CapacityError, match="1 CPU and 1 GPU each, the cluster holds 0"):
+        require_capacity(ClusterConfig(use_gpu=True))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_folder_that_is_no_dataset_is_refused_before_workers_start(tones: Path, tmp_path: Path) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(DataError, match="nowhere"):
+        run_training(tone_config(tones, tmp_path, "data.evaluation=[{path: /nowhere}]"), Events())
+    assert time.monotonic() - started_s < 5
+
+
+@pytest.mark.parametrize(
+    ("resources", "config", "expected"),
+    [
+        ({"CPU": 4.0}, ClusterConfig(cpus_per_worker=1.5), 2),
+        ({"CPU": 1.0}, ClusterConfig(cpus_per_worker=0.1), 10),
+        ({"CPU": 8.0, "GPU": 2.0}, ClusterConfig(use_gpu=True), 2),
+        ({}, ClusterConfig(), 0),
+    ],
+)
+def test_workers_that_fit_on_a_node(resources: dict[str, float], config: ClusterConfig, expected: int) -> None:
+    assert workers_that_fit(resources, config) == expected
+
+
+def test_ray_is_shut_down_when_the_block_ends() -> None:
+    if not ray.is_initialized():
+        with connected_to_ray(num_cpus=1):
+            assert ray.is_initialized()
+        assert not ray.is_initialized()
