@@ -30,6 +30,7 @@ from jobs.entry import console, run_job
 from jobs.evaluate import evaluate_bundle
 from jobs.serve import serving
 from jobs.train import SUMMARY_FILE, train
+from serve.app import ServeArgs
 
 NUM_REQUESTS = 12
 
@@ -89,7 +90,10 @@ def _train(config: RunConfig) -> tuple[Mapping[str, Any], str]:
         return summary, "finished in an earlier run"
     figures = train(config)
     plot_curves(config.output, Path(config.output) / "curves.png", title="make demo")
-    return figures, f"{figures['num_parameters']:,} parameters, {figures['global_step']} steps, last WER {figures['wer']:.2%}"
+    return (
+        figures,
+        f"{figures['num_parameters']:,} parameters, {figures['global_step']} steps, last WER {figures['wer']:.2%}",
+    )
 
 
 def _finished_run(config: RunConfig) -> Mapping[str, Any] | None:
@@ -111,14 +115,17 @@ def _evaluate(bundle_uri: str, manifest: Manifest) -> tuple[Mapping[str, Any], s
         seconds_per_batch=160.0,
     )
     figures = evaluation.figures()
-    return figures, f"WER {figures['wer']:.2%} over {figures['num_words']} words of {figures['num_utterances']} utterances"
+    return (
+        figures,
+        f"WER {figures['wer']:.2%} over {figures['num_words']} words of {figures['num_utterances']} utterances",
+    )
 
 
 def _serve(bundle_uri: str, manifest: Manifest) -> tuple[list[tuple[str, str]], str]:
     """Send some of the evaluation files over HTTP, as any client would; returns references and transcripts."""
     step = max(1, len(manifest) // NUM_REQUESTS)
     pairs = []
-    with serving(bundle_uri, port=0) as url, httpx.Client(timeout=60) as client:
+    with serving(ServeArgs(bundle=bundle_uri), port=0) as url, httpx.Client(timeout=60) as client:
         for row in range(0, len(manifest), step)[:NUM_REQUESTS]:
             utterance = manifest.utterance(row)
             audio = bytes(ShardReader(object_store.local_path(utterance.shard)).audio(utterance.row))
@@ -134,14 +141,20 @@ def _serve(bundle_uri: str, manifest: Manifest) -> tuple[list[tuple[str, str]], 
 
 
 def _print_results(
-    stages: Stages, trained: Mapping[str, Any], figures: Mapping[str, Any], pairs: list[tuple[str, str]], config: RunConfig
+    stages: Stages,
+    trained: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    pairs: list[tuple[str, str]],
+    config: RunConfig,
 ) -> None:
     table = Table(title=f"WER on unseen voices: {figures['wer']:.2%}")
     for name, justify in (("stage", "left"), ("seconds", "right"), ("outcome", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name, seconds, outcome in stages.rows:
         table.add_row(name, f"{seconds:.1f}", outcome)
-    table.add_row("total", f"{sum(seconds for _, seconds, _ in stages.rows):.1f}", f"{trained['num_parameters']:,} parameters")
+    table.add_row(
+        "total", f"{sum(seconds for _, seconds, _ in stages.rows):.1f}", f"{trained['num_parameters']:,} parameters"
+    )
     console.print(table)
     transcripts = Table("reference", "transcript over HTTP")
     for reference, transcript in pairs:

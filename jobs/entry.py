@@ -1,4 +1,4 @@
-"""What every job does around its work: logs to stderr, one JSON object as the last line of stdout, errors as one line."""
+"""What every job does around its work: logs to stderr, figures as one JSON line on stdout, errors as one line."""
 
 import json
 import logging

@@ -80,8 +80,8 @@ def event_lines(kind: EventKind, values: Mapping[str, Any]) -> list[str]:
     if kind == "evaluation":
         plain = f", without averaging {values['plain_wer']:.2%}" if "plain_wer" in values else ""
         return [
-            f"evaluation at step {values['global_step']}: WER {values['wer']:.2%}{plain}, CER {values['cer']:.2%}, loss "
-            f"{values['loss']:.3f}, {values['num_utterances']} utterances in {values['took_s']:.1f} s"
+            f"evaluation at step {values['global_step']}: WER {values['wer']:.2%}{plain}, CER {values['cer']:.2%}, "
+            f"loss {values['loss']:.3f}, {values['num_utterances']} utterances in {values['took_s']:.1f} s"
         ]
     if kind == "checkpoint":
         return [f"checkpoint at step {values['global_step']}: {values['uri']}"]

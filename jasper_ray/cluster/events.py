@@ -13,7 +13,6 @@ from jasper_ray.training.report import EventKind, Reporter
 POLL_S = 0.5
 
 
-@ray.remote(num_cpus=0)
 class EventBoard:
     """Holds events until the driver fetches them; it survives restarts of the workers."""
 
@@ -53,7 +52,7 @@ class RayTrainReporter:
 @contextmanager
 def shown_on(reporter: Reporter) -> Iterator[Any]:
     """A board whose events are passed to `reporter` in this process until the block ends."""
-    board = EventBoard.remote()
+    board = ray.remote(num_cpus=0)(EventBoard).remote()
     stopped = threading.Event()
 
     def pump() -> None:

@@ -42,7 +42,7 @@ def connected_to_ray(*, num_cpus: int | None = None) -> Iterator[None]:
             address="local",
             num_cpus=num_cpus,
             object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
+            include_dashboard=True,
             logging_level=logging_level,
         )
     try:
@@ -63,7 +63,10 @@ def _prepare(dataset: DatasetConfig, config: RunConfig) -> None:
     if not report.reused:
         logger.info(
             "prepared %s: %d utterances, %.2f h, %d rejected",
-            dataset.path, report.num_utterances, report.hours, len(report.rejected),
+            dataset.path,
+            report.num_utterances,
+            report.hours,
+            len(report.rejected),
         )
 
 

@@ -1,7 +1,8 @@
 """The order of training, computed and never remembered: which utterances make which micro-batch of which step.
 
-A plan depends on durations, seed, epoch and the batching policy, never on the number of workers: a step is a fixed list of
-micro-batches, and rank r of W takes every W-th of them. So any number of workers sees the same utterances in the same steps.
+A plan depends on durations, seed, epoch and the batching policy, never on the number of workers: a step is a fixed
+list of micro-batches, and rank r of W takes every W-th of them. So any number of workers sees the same utterances in
+the same steps.
 """
 
 from collections.abc import Iterator
@@ -41,8 +42,8 @@ def plan_epoch(durations_s: np.ndarray, *, seed: int, epoch: int, batching: Batc
         batching: The policy; both respect `utterances_per_microbatch`.
 
     Returns:
-        Steps of exactly `microbatches_per_step` micro-batches each. A micro-batch may be empty only if the epoch has fewer
-        utterances than micro-batches in its steps.
+        Steps of exactly `microbatches_per_step` micro-batches each. A micro-batch may be empty only if the epoch has
+        fewer utterances than micro-batches in its steps.
 
     Raises:
         DataError: There are no utterances, or one alone is longer than `seconds_per_microbatch`.
@@ -93,9 +94,7 @@ class RunPlan:
         augment: Where speeds are drawn from; they are drawn before batching, so that lengths are known.
     """
 
-    def __init__(
-        self, durations_s: np.ndarray, *, seed: int, batching: BatchingConfig, augment: AugmentConfig
-    ) -> None:
+    def __init__(self, durations_s: np.ndarray, *, seed: int, batching: BatchingConfig, augment: AugmentConfig) -> None:
         self._durations_s = durations_s
         self._seed = seed
         self._batching = batching
@@ -121,9 +120,7 @@ def _fixed_microbatches(order: np.ndarray, batching: BatchingConfig) -> list[np.
     return [np.ascontiguousarray(rows) for rows in np.array_split(order, num_steps * per_step)]
 
 
-def _microbatches_by_seconds(
-    order: np.ndarray, durations_s: np.ndarray, batching: BatchingConfig
-) -> list[np.ndarray]:
+def _microbatches_by_seconds(order: np.ndarray, durations_s: np.ndarray, batching: BatchingConfig) -> list[np.ndarray]:
     """Neighbours in duration together, until count times longest would pass the bound."""
     limit_s = batching.seconds_per_microbatch
     longest = int(np.argmax(durations_s))

@@ -4,6 +4,7 @@ Source: Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Mod
 of NVIDIA's implementation of 2021, so that its weights load by name.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -47,7 +48,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "hardtanh": nn.Hardtanh, "selu": nn.SELU}
 
-INITIALIZERS = {
+INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "xavier_uniform": nn.init.xavier_uniform_,
     "xavier_normal": nn.init.xavier_normal_,
     "kaiming_uniform": lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
@@ -91,7 +92,7 @@ class JasperBlock(nn.Module):
             if r < block.repeat - 1:
                 self.conv.extend([act(), nn.Dropout(block.dropout)])
         self.res = nn.ModuleList(
-            nn.ModuleList([nn.Conv1d(width, block.filters, 1, bias=False), BatchNorm(block.filters)])
+            nn.Sequential(nn.Conv1d(width, block.filters, 1, bias=False), BatchNorm(block.filters))
             for width in branches
         )
         self.out = nn.Sequential(act(), nn.Dropout(block.dropout))
@@ -112,8 +113,9 @@ class JasperBlock(nn.Module):
             x = layer(x)
             if position % 4 == 3:  # after a dropout comes the next convolution
                 x = mask_padding(x, mask)
-        for (conv, norm), branch in zip(self.res, branches, strict=True):
-            x = x + norm(conv(branch))
+        for pane, branch in zip(self.res, branches, strict=True):
+            assert isinstance(pane, nn.Sequential)
+            x = x + pane(branch)
         return self.out(x)  # type: ignore[no-any-return]
 
 

@@ -38,7 +38,9 @@ def plot_curves(output: str, png: Path, *, title: str) -> None:
     steps, rates = _columns(evaluations, "wer")
     wer_axes.plot(steps, [100 * rate for rate in rates], color=WER_COLOUR, marker="o", markersize=4)
     for step, rate in list(zip(steps, rates, strict=True))[-1:]:
-        wer_axes.annotate(f"{100 * rate:.2f} %", (step, 100 * rate), textcoords="offset points", xytext=(-8, 8), ha="right")
+        wer_axes.annotate(
+            f"{100 * rate:.2f} %", (step, 100 * rate), textcoords="offset points", xytext=(-8, 8), ha="right"
+        )
     wer_axes.set_ylabel("word error rate (%)")
     wer_axes.set_ylim(bottom=0)
     wer_axes.set_xlabel("optimizer step")

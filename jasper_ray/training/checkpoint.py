@@ -161,7 +161,10 @@ def check_same_run(checkpoint: Checkpoint, *, expected: Progress) -> None:
     Raises:
         ResumeError: Names what differs, both values, and the ways out.
     """
-    saved, advice = checkpoint.progress, "or start a new run from these weights with init_from=<its bundle> and a new output"
+    saved, advice = (
+        checkpoint.progress,
+        "or start a new run from these weights with init_from=<its bundle> and a new output",
+    )
     if saved.manifest_fingerprint != expected.manifest_fingerprint:
         raise ResumeError(
             f"checkpoint {checkpoint.uri} was made from manifest {saved.manifest_fingerprint:.12}, this run reads "

@@ -207,7 +207,7 @@ class TrainingLoop:
         return self._state.progress.global_step % every_steps == 0
 
     def _guard(self, result: StepResult) -> None:
-        """A step without finite loss and gradient was skipped by all workers: say which utterances, and have patience."""
+        """A step without finite loss or gradient was skipped by all workers: say which utterances, have patience."""
         if not result.skipped:
             self._skipped_in_a_row = 0
             return
@@ -266,7 +266,11 @@ class TrainingLoop:
             plain = self._evaluate_weights(self._state.forward_plain)
             figures |= {"plain_wer": plain.errors.wer, "plain_loss": plain.loss}
         progress = self._state.progress
-        figures |= {"global_step": progress.global_step, "epoch": progress.epoch, "took_s": time.monotonic() - started_s}
+        figures |= {
+            "global_step": progress.global_step,
+            "epoch": progress.epoch,
+            "took_s": time.monotonic() - started_s,
+        }
         wer = float(figures["wer"])
         is_best = wer < (progress.best_wer if progress.best_wer is not None else float("inf"))
         is_kept = is_best and progress.epoch >= self._config.checkpoint.best_from_epoch

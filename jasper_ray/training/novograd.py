@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 
 
 class Novograd(Optimizer):
-    """Per tensor: v = beta2 v + (1 - beta2) |g|^2 (the first v is |g|^2); m = beta1 m + g / (sqrt(v) + eps) + wd p; p -= lr m.
+    """Per tensor v = beta2 v + (1 - beta2) |g|^2; m = beta1 m + g / (sqrt(v) + eps) + weight_decay p; p -= lr m.
 
-    All tensors of a group are updated together, in a few kernel launches and without a host synchronisation.
+    The first v is |g|^2. All tensors of a group are updated together, in a few kernel launches and without a host
+    synchronisation.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Novograd(Optimizer):
                 self.state[parameter]["exp_avg_sq"] = torch.zeros((), device=parameter.device)
         momenta = [self.state[parameter]["exp_avg"] for parameter in parameters]
         squares = [self.state[parameter]["exp_avg_sq"] for parameter in parameters]
-        grads = [parameter.grad for parameter in parameters]
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
 
         norms = torch.stack(torch._foreach_norm(grads)).float().square()
         second = torch.stack(squares)

@@ -36,7 +36,8 @@ class Reporters:
 class RunLog:
     """`log.jsonl` in the run's folder: one event a line, the same file again after a resume.
 
-    A local file grows line by line; on an object store the whole file is put at every evaluation, checkpoint and at the end.
+    A local file grows line by line; on an object store the whole file is put at every evaluation, checkpoint and at
+    the end.
 
     Args:
         output: Folder of the run.

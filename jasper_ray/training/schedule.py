@@ -3,9 +3,7 @@
 from jasper_ray.config.schema import ScheduleConfig
 
 
-def learning_rate(
-    update: int, *, peak_lr: float, schedule: ScheduleConfig, steps_per_epoch: int, epochs: int
-) -> float:
+def learning_rate(update: int, *, peak_lr: float, schedule: ScheduleConfig, steps_per_epoch: int, epochs: int) -> float:
     """The learning rate of one optimizer update.
 
     NVIDIA's formulas, applied to the update they are computed for (theirs come one update late).

@@ -64,13 +64,9 @@ def select_training_utterances(
     return Selection(manifest.select(kept), int(short.sum()), int(long.sum()), names)
 
 
-def encoder_frames(
-    manifest: Manifest, *, features: FeatureConfig, model: ModelConfig, speed: float
-) -> np.ndarray:
+def encoder_frames(manifest: Manifest, *, features: FeatureConfig, model: ModelConfig, speed: float) -> np.ndarray:
     """`(num_utterances,)` encoder frames of every utterance when played at `speed`."""
-    samples = resampled_length(
-        manifest.num_samples, manifest.sample_rates_hz, features.sample_rate_hz, speed
-    )
+    samples = resampled_length(manifest.num_samples, manifest.sample_rates_hz, features.sample_rate_hz, speed)
     frames = -(-samples // features.hop_samples)
     for block in model.resolved_blocks:
         frames = (frames - 1) // block.stride + 1

@@ -1,4 +1,4 @@
-"""All that changes while a run trains: model, optimizer, averaged weights and progress; made, saved and restored here."""
+"""All that changes while a run trains: model, optimizer, averaged weights, progress; made, saved, restored here."""
 
 import logging
 from dataclasses import replace

@@ -120,7 +120,7 @@ class TrainStep:
             with self._gradients_exchanged(position == len(numbers) - 1), self._autocast():
                 log_probs, lengths = self._parallel(batch.features, batch.feature_lengths)
                 losses = ctc_losses(log_probs, lengths, batch.labels, batch.label_lengths, blank=self._blank)
-                self.scaler.scale(losses.sum() * weight).backward()
+                self.scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
             local.add(batch, losses.detach(), log_probs.detach(), lengths)
         if not numbers:
             self._take_part_without_data()
@@ -169,9 +169,7 @@ class TrainStep:
             yield
 
     def _autocast(self) -> Any:
-        return torch.autocast(
-            self._world.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
-        )
+        return torch.autocast(self._world.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
 
 
 class _LocalSums:
@@ -198,7 +196,9 @@ class _LocalSums:
 
     def sums(self, device: torch.device) -> Tensor:
         """Loss, utterances, seconds, frames, frames with padding, utterances whose loss is not finite; float64."""
-        losses = torch.cat(self._losses).double() if self._losses else torch.zeros(0, dtype=torch.float64, device=device)
+        losses = (
+            torch.cat(self._losses).double() if self._losses else torch.zeros(0, dtype=torch.float64, device=device)
+        )
         frames = torch.stack(self._frames).sum() if self._frames else torch.zeros((), device=device)
         known = [self._num_utterances, self._audio_s, 0, self._padded_frames, 0]
         sums = torch.tensor([0, *known], dtype=torch.float64, device=device)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import ray
-
 from tones import prepare_tones, tone_config
 
 from jasper_ray.cluster.trainer import connected_to_ray, require_capacity, run_training, workers_that_fit
@@ -70,7 +69,8 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
     figures = run_training(config, Events())
     assert killed.is_set() and figures["finished"]
     pairs = [
-        {e["global_step"]: e["loss"] for e in read_log(run.output) if e["event"] == "progress"} for run in (whole, config)
+        {e["global_step"]: e["loss"] for e in read_log(run.output) if e["event"] == "progress"}
+        for run in (whole, config)
     ]
     assert pairs[1] == pytest.approx(pairs[0], rel=1e-3)
 
@@ -93,14 +93,14 @@ def train_worker_pids() -> list[int]:
 def test_a_run_that_the_cluster_cannot_hold_is_refused_at_once_with_both_numbers() -> None:
     with pytest.raises(CapacityError, match=r"asks for 3 workers of 1 CPU each, the cluster holds 2 of them.*2 CPU"):
         require_capacity(ClusterConfig(num_workers=3))
-    with pytest.raises(CapacityError, match="1 CPU and 1 GPU each, the cluster holds 0"):
+    with pytest.raises(CapacityError, match=r"1 CPU and 1 GPU each, the cluster holds 0"):
         require_capacity(ClusterConfig(use_gpu=True))
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_folder_that_is_no_dataset_is_refused_before_workers_start(tones: Path, tmp_path: Path) -> None:
     started_s = time.monotonic()
-    with pytest.raises(DataError, match="nowhere"):
+    with pytest.raises(DataError, match=r"nowhere"):
         run_training(tone_config(tones, tmp_path, "data.evaluation=[{path: /nowhere}]"), Events())
     assert time.monotonic() - started_s < 5
 

@@ -68,7 +68,9 @@ def test_a_resume_in_mid_epoch_sees_the_rest_of_the_list(world_size: int) -> Non
 
 def test_epochs_and_seeds_give_other_orders_and_the_same_pair_the_same() -> None:
     batching = BatchingConfig(utterances_per_microbatch=4, microbatches_per_step=2)
-    orders = [rows_of(plan_epoch(durations(50), seed=s, epoch=e, batching=batching)) for s, e in [(0, 0), (0, 1), (1, 0)]]
+    orders = [
+        rows_of(plan_epoch(durations(50), seed=s, epoch=e, batching=batching)) for s, e in [(0, 0), (0, 1), (1, 0)]
+    ]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert orders[0] == rows_of(plan_epoch(durations(50), seed=0, epoch=0, batching=batching))
 
@@ -101,7 +103,7 @@ def test_an_utterance_longer_than_a_microbatch_is_named_with_the_keys_to_change(
 
 
 def test_no_utterances_is_an_error() -> None:
-    with pytest.raises(DataError, match="no utterances"):
+    with pytest.raises(DataError, match=r"no utterances"):
         plan_epoch(np.zeros(0), seed=0, epoch=0, batching=BatchingConfig())
 
 

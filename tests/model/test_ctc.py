@@ -27,7 +27,7 @@ def test_greedy_decode_ignores_frames_beyond_the_length() -> None:
 
 
 def test_greedy_decode_refuses_a_length_beyond_the_frames() -> None:
-    with pytest.raises(ValueError, match="length 5 is larger than the 4 frames"):
+    with pytest.raises(ValueError, match=r"length 5 is larger than the 4 frames"):
         greedy_decode(torch.zeros(1, 4, 3), torch.tensor([5]), blank=2)
 
 

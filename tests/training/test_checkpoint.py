@@ -113,7 +113,7 @@ def test_pruning_keeps_the_last_ones_and_milestone_epochs(tmp_path: Path) -> Non
 
 def test_another_manifest_is_refused_naming_both_fingerprints(tmp_path: Path) -> None:
     loaded = load_checkpoint(save(tmp_path, 1), device=CPU)
-    with pytest.raises(ResumeError, match="ffffffffffff, this run reads aaaaaaaaaaaa"):
+    with pytest.raises(ResumeError, match=r"ffffffffffff, this run reads aaaaaaaaaaaa"):
         check_same_run(loaded, expected=replace(loaded.progress, manifest_fingerprint="a" * 64))
 
 
@@ -121,5 +121,5 @@ def test_another_seed_or_batching_is_refused(tmp_path: Path) -> None:
     loaded = load_checkpoint(save(tmp_path, 1), device=CPU)
     with pytest.raises(ResumeError, match=r"'seed': 1.*'seed': 2"):
         check_same_run(loaded, expected=replace(loaded.progress, seed=2))
-    with pytest.raises(ResumeError, match="batching"):
+    with pytest.raises(ResumeError, match=r"batching"):
         check_same_run(loaded, expected=replace(loaded.progress, plan={"batching": {"policy": "seconds"}}))

@@ -95,14 +95,14 @@ def test_a_finished_run_is_not_trained_again(whole_run: RunConfig) -> None:
 
 
 def test_resume_never_and_must_mean_what_they_say(tones: Path, whole_run: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(ResumeError, match="resume=never, but .* holds 2 checkpoints"):
+    with pytest.raises(ResumeError, match=r"resume=never, but .* holds 2 checkpoints"):
         run_workers(whole_run.model_copy(update={"resume": "never"}), 1)
-    with pytest.raises(ResumeError, match="resume=must, but .* holds no checkpoint"):
+    with pytest.raises(ResumeError, match=r"resume=must, but .* holds no checkpoint"):
         run_workers(tone_config(tones, tmp_path, "resume=must"), 1)
 
 
 def test_another_seed_cannot_continue_a_run(tones: Path, whole_run: RunConfig) -> None:
-    with pytest.raises(ResumeError, match="'seed': 0.*'seed': 5"):
+    with pytest.raises(ResumeError, match=r"'seed': 0.*'seed': 5"):
         run_workers(whole_run.model_copy(update={"seed": 5}), 1)
 
 

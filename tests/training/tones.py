@@ -1,4 +1,4 @@
-"""A tiny language that a tiny model can learn: `a` is a low tone, `b` a high one; and a run over it in several processes."""
+"""A language that a tiny model can learn: `a` is a low tone, `b` a high one; and a run over it in several processes."""
 
 import json
 import tempfile

@@ -1,0 +1,167 @@
+"""Random changes to training utterances.
+
+Every draw is a pure function of (seed, epoch, utterance): there is no generator whose state could depend on the order
+of work, the number of workers or a restart.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jasper_ray.config.schema import AugmentConfig
+
+# Separate streams, so that no two decisions share a draw. Streams from 100 up belong to planning and training.
+SPEED_STREAM, SPEED_CHOICE_STREAM, NOISE_STREAM, MASK_STREAM = 1, 2, 3, 4
+# 65 s at 16 kHz (4 MB). One table instead of fresh normals: drawing them would cost more than all other features.
+NOISE_TABLE_SAMPLES = 2**20
+NOISE_TABLE_SEED = 20210701
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A rectangle of the features that is set to zero."""
+
+    first_bin: int
+    num_bins: int
+    first_frame: int
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class UtteranceDraws:
+    """All that chance decides about one utterance in one epoch."""
+
+    speed: float
+    """Playing speed; above 1 is shorter."""
+    noise_offset: int
+    """Where in the noise table the utterance's dither begins."""
+    masks: tuple[Mask, ...]
+
+
+def uniform(seed: int, *counters: int | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1) that depend on nothing but the arguments.
+
+    Args:
+        seed: The run's seed.
+        *counters: What the draw is for (stream, epoch, utterance, ...); they broadcast against each other.
+
+    Returns:
+        float64 of the broadcast shape.
+
+    Source: the mixing function of SplitMix64 (Steele, Lea, Flood 2014), chained over the counters.
+    """
+    words = [_words(seed), *(_words(counter) for counter in counters)]
+    shape = np.broadcast_shapes(*(np.shape(counter) for counter in counters))
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        state = _mix((state ^ word) + np.uint64(0x9E3779B97F4A7C15))
+    numbers = (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers.reshape(shape)
+
+
+def draw_speeds(config: AugmentConfig, *, seed: int, epoch: int, utterances: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Playing speeds of utterances (manifest rows); exactly 1.0 where the speed is not changed."""
+    choice = uniform(seed, SPEED_CHOICE_STREAM, epoch, utterances)
+    if config.speed_discrete:
+        speeds = np.array([config.speed_min, 1.0, config.speed_max])[(choice * 3).astype(np.int64)]
+    else:
+        speeds = config.speed_min + choice * (config.speed_max - config.speed_min)
+    changed = uniform(seed, SPEED_STREAM, epoch, utterances) < config.speed_probability
+    return np.where(changed, speeds, 1.0)
+
+
+def draw_utterance(
+    config: AugmentConfig, *, seed: int, epoch: int, utterance: int, num_frames: int, num_mels: int
+) -> UtteranceDraws:
+    """All draws for one utterance.
+
+    Args:
+        config: What is drawn.
+        seed: The run's seed.
+        epoch: Epoch, from 0.
+        utterance: Manifest row.
+        num_frames: Feature frames of the utterance at its drawn speed; masks lie within them, not within the padding
+            of a batch.
+        num_mels: Mel bins.
+    """
+    (speed,) = draw_speeds(config, seed=seed, epoch=epoch, utterances=np.array([utterance])).tolist()
+    noise_offset = int(uniform(seed, NOISE_STREAM, epoch, utterance) * NOISE_TABLE_SAMPLES)
+    masks = _draw_masks(config, seed=seed, epoch=epoch, utterance=utterance, num_frames=num_frames, num_mels=num_mels)
+    return UtteranceDraws(speed=speed, noise_offset=noise_offset, masks=masks)
+
+
+def dither_noise(num_samples: int, offset: int) -> NDArray[np.float32]:
+    """`(num_samples,)` standard normal values, not to be written to: a stretch of one fixed table that repeats."""
+    table = _noise_table()
+    offset %= NOISE_TABLE_SAMPLES
+    if offset + num_samples <= NOISE_TABLE_SAMPLES:
+        return table[offset : offset + num_samples]
+    repeats = 2 + num_samples // NOISE_TABLE_SAMPLES
+    return np.tile(table, repeats)[offset : offset + num_samples]
+
+
+def apply_masks(features: Tensor, masks: tuple[Mask, ...]) -> Tensor:
+    """A copy of features `(F, T)` with the masked rectangles set to zero, the mean after normalisation."""
+    if not masks:
+        return features
+    features = features.clone()
+    for mask in masks:
+        bins = slice(mask.first_bin, mask.first_bin + mask.num_bins)
+        features[bins, mask.first_frame : mask.first_frame + mask.num_frames] = 0
+    return features
+
+
+def _draw_masks(
+    config: AugmentConfig, *, seed: int, epoch: int, utterance: int, num_frames: int, num_mels: int
+) -> tuple[Mask, ...]:
+    """Bands, then stretches, then rectangles; masks of width 0 are left out."""
+    count = config.freq_masks + config.time_masks + config.cutout_masks
+    if count == 0:
+        return ()
+    chances = uniform(seed, MASK_STREAM, epoch, utterance, np.arange(4 * count)).reshape(count, 4).tolist()
+    longest = min(config.time_mask_max_frames, int(config.time_mask_max_share * num_frames))
+    masks = []
+    for number, (bin_width, bin_place, frame_width, frame_place) in enumerate(chances):
+        first_bin, bins = 0, num_mels
+        first_frame, frames = 0, num_frames
+        is_band = number < config.freq_masks
+        is_stretch = not is_band and number < config.freq_masks + config.time_masks
+        if is_band:
+            bins = _width(bin_width, config.freq_mask_min_bins, min(config.freq_mask_max_bins, num_mels))
+        elif not is_stretch:
+            bins = _width(bin_width, 0, min(config.cutout_max_bins, num_mels))
+            frames = _width(frame_width, 0, min(config.cutout_max_frames, num_frames))
+        else:
+            frames = _width(frame_width, config.time_mask_min_frames, longest)
+        first_bin = int(bin_place * (num_mels - bins + 1))
+        first_frame = int(frame_place * (num_frames - frames + 1))
+        if bins and frames:
+            masks.append(Mask(first_bin, bins, first_frame, frames))
+    return tuple(masks)
+
+
+def _width(chance: float, narrowest: int, widest: int) -> int:
+    """A whole number from `narrowest` to `widest`, both possible; `widest` wins where a short utterance lowers it."""
+    narrowest = min(narrowest, widest)
+    return narrowest + int(chance * (widest - narrowest + 1))
+
+
+def _words(counter: int | NDArray[np.int64]) -> NDArray[np.uint64]:
+    if isinstance(counter, int):
+        return np.array([counter & 0xFFFFFFFFFFFFFFFF], np.uint64)
+    return np.atleast_1d(counter).astype(np.uint64)
+
+
+def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = words ^ (words >> np.uint64(31))
+    return mixed
+
+
+@lru_cache(maxsize=1)
+def _noise_table() -> NDArray[np.float32]:
+    return np.random.default_rng(NOISE_TABLE_SEED).standard_normal(NOISE_TABLE_SAMPLES, dtype=np.float32)

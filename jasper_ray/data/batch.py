@@ -1,0 +1,105 @@
+"""What a loader gives to training and evaluation."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jasper_ray.audio.decode import decode_audio
+from jasper_ray.data.source import EncodedUtterance
+from jasper_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The utterances of one micro-batch: features and labels, padded with zeros, and their true lengths."""
+
+    features: Tensor
+    """`(B, F, T)` float32, T a multiple of `features.pad_to_multiple`."""
+    feature_lengths: Tensor
+    """`(B,)` int64 feature frames."""
+    labels: Tensor
+    """`(B, U)` int64."""
+    label_lengths: Tensor
+    """`(B,)` int64."""
+    indices: tuple[int, ...]
+    """Manifest rows."""
+    audio_s: float
+    """Seconds of audio as the model hears them, without padding."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on a device."""
+        return replace(
+            self,
+            features=self.features.to(device, non_blocking=True),
+            feature_lengths=self.feature_lengths.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            label_lengths=self.label_lengths.to(device, non_blocking=True),
+        )
+
+
+class BatchLoader(Protocol):
+    """Turns encoded utterances into batches, ahead of whoever takes them."""
+
+    def load(self, microbatches: Iterable[list[EncodedUtterance]]) -> Iterator[Batch]:
+        """Batches of micro-batches, in the same order.
+
+        `microbatches` is read in another thread, no further ahead than the loader prefetches. Closing the iterator
+        early, or the loader, stops all threads.
+
+        Raises:
+            DataError: An utterance cannot be made; names its id.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop every thread and let go of memory; iterators still in use end."""
+        ...
+
+
+def make_batch(
+    features: Tensor, feature_lengths: Sequence[int], utterances: Sequence[EncodedUtterance], *, sample_rate_hz: int
+) -> Batch:
+    """A batch of padded features `(B, F, T)` and the labels of their utterances."""
+    label_lengths = [len(utterance.labels) for utterance in utterances]
+    labels = torch.zeros(len(utterances), max(label_lengths), dtype=torch.int64)
+    for row, utterance in enumerate(utterances):
+        labels[row, : len(utterance.labels)] = torch.tensor(utterance.labels, dtype=torch.int64)
+    num_samples = sum(utterance.waveform_samples(sample_rate_hz) for utterance in utterances)
+    return Batch(
+        features=features,
+        feature_lengths=torch.tensor(feature_lengths, dtype=torch.int64),
+        labels=labels,
+        label_lengths=torch.tensor(label_lengths, dtype=torch.int64),
+        indices=tuple(utterance.index for utterance in utterances),
+        audio_s=num_samples / sample_rate_hz,
+    )
+
+
+def decode_utterance(utterance: EncodedUtterance, *, sample_rate_hz: int) -> NDArray[np.float32]:
+    """The waveform `(N,)` of an utterance at a rate and its drawn speed.
+
+    Raises:
+        DataError: It cannot be decoded, or has another length than its manifest row says; names its id.
+    """
+    try:
+        waveform = decode_audio(utterance.audio, sample_rate_hz=sample_rate_hz, speed=utterance.speed)
+    except ValueError as error:
+        raise DataError(f"utterance {utterance.id!r}: {error}") from error
+    check_length(utterance, len(waveform), sample_rate_hz=sample_rate_hz)
+    return waveform
+
+
+def check_length(utterance: EncodedUtterance, num_samples: int, *, sample_rate_hz: int) -> None:
+    """Refuse a decoded waveform of another length than its manifest row, which the plan and the draws relied on."""
+    expected = utterance.waveform_samples(sample_rate_hz)
+    if num_samples != expected:
+        raise DataError(
+            f"utterance {utterance.id!r}: decoded to {num_samples} samples at {sample_rate_hz} Hz, but its manifest "
+            f"row ({utterance.num_samples} samples at {utterance.sample_rate_hz} Hz, speed {utterance.speed:.4g}) "
+            f"promises {expected}: shard and manifest do not belong together, prepare the dataset again"
+        )

@@ -1,0 +1,55 @@
+"""JSON lines: an object per utterance with `audio` (path) and `text`; `id`, `speaker` and other keys are optional."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.errors import DataError
+
+MANIFEST_FILE = "manifest.jsonl"
+OWN_KEYS = ("audio", "text", "id")
+
+
+def read_jsonl(source: Path) -> Iterator[CorpusUtterance]:
+    """Utterances of a `.jsonl` file, or of the `manifest.jsonl` in a folder; audio paths are relative to its folder.
+
+    Raises:
+        DataError: A line is malformed or its audio is missing; names file, line and reason.
+    """
+    file = source / MANIFEST_FILE if source.is_dir() else source
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _utterance(file, number, line)
+
+
+def _utterance(file: Path, number: int, line: str) -> CorpusUtterance:
+    where = f"{file}, line {number}"
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: must be an object with audio and text, got {type(row).__name__}")
+    for key in ("audio", "text"):
+        if not isinstance(row.get(key), str):
+            raise DataError(f"{where}: {key!r} must be a text, got {row.get(key)!r} (keys: {', '.join(map(str, row))})")
+    path = file.parent / row["audio"]
+    try:
+        audio = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{where}: audio {path} cannot be read: {error.strerror}") from error
+    fields = {str(key): str(value) for key, value in row.items() if key not in OWN_KEYS}
+    return CorpusUtterance(
+        id=str(row.get("id", path.stem)),
+        audio=audio,
+        path=str(row["audio"]),
+        text=row["text"],
+        speaker=str(row.get("speaker", "")),
+        fields=fields,
+    )

@@ -1,0 +1,45 @@
+"""LibriSpeech's layout: `<subset>/<speaker>/<chapter>/`, in it `<id>.flac` and `<speaker>-<chapter>.trans.txt`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.errors import DataError
+
+TRANSCRIPTS = "*.trans.txt"
+
+
+def read_librispeech(source: Path) -> Iterator[CorpusUtterance]:
+    """Utterances below a folder, which may be the corpus, a subset, a speaker or a chapter.
+
+    Raises:
+        DataError: There are no transcripts, a line is malformed, or audio and transcripts do not match; names the file.
+    """
+    found = False
+    for transcripts in sorted(source.rglob(TRANSCRIPTS)):
+        found = True
+        yield from _chapter(transcripts)
+    if not found:
+        raise DataError(f"{source}: no {TRANSCRIPTS} below it, so it is not in LibriSpeech's layout")
+
+
+def _chapter(transcripts: Path) -> Iterator[CorpusUtterance]:
+    folder = transcripts.parent
+    texts: dict[str, str] = {}
+    for number, line in enumerate(transcripts.read_text(encoding="utf-8").splitlines(), start=1):
+        utterance_id, space, text = line.strip().partition(" ")
+        if not space:
+            raise DataError(f"{transcripts}, line {number}: must be an id, a space and a transcript, got {line!r}")
+        texts[utterance_id] = text
+    unheard = sorted({path.stem for path in folder.glob("*.flac")} - texts.keys())
+    if unheard:
+        raise DataError(f"{transcripts}: has no line for {folder / unheard[0]}.flac ({len(unheard)} such files)")
+    subset, speaker, chapter = folder.parts[-3:]
+    for utterance_id, text in texts.items():
+        path = folder / f"{utterance_id}.flac"
+        try:
+            audio = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{transcripts}: {utterance_id} has no audio: {path}: {error.strerror}") from error
+        fields = {"subset": subset, "speaker": speaker, "chapter": chapter}
+        yield CorpusUtterance(utterance_id, audio, f"{subset}/{speaker}/{chapter}/{path.name}", text, speaker, fields)

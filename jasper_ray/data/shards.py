@@ -1,0 +1,104 @@
+"""Shards: Arrow IPC files of encoded audio and text, memory-mapped and read row by row without a copy.
+
+Columns are `id`, `audio: struct<bytes: large_binary, path: string>` and `text`, the layout that Hugging Face datasets
+use for audio. Not compressed, because audio already is.
+"""
+
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+
+from jasper_ray.data.manifest import SHARDS_FOLDER
+from jasper_ray.errors import DataError
+from jasper_ray.storage import object_store
+
+AUDIO = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+SCHEMA = pa.schema([("id", pa.string()), ("audio", AUDIO), ("text", pa.string())])
+SHARD_BYTES = 256_000_000
+
+
+class ShardWriter:
+    """Fills shards one after another; each is put whole or not at all.
+
+    Args:
+        dataset: Folder of the dataset, local or remote.
+        shard_bytes: A shard is closed when its audio has reached so many bytes.
+    """
+
+    def __init__(self, dataset: str, *, shard_bytes: int = SHARD_BYTES) -> None:
+        self._dataset = dataset
+        self._shard_bytes = shard_bytes
+        self._rows: list[tuple[str, bytes, str, str]] = []
+        self._bytes = 0
+        self._number = 0
+
+    def add(self, utterance_id: str, audio: bytes, path: str, text: str) -> tuple[str, int]:
+        """Add an utterance; returns the name of its shard and its row there."""
+        if self._bytes >= self._shard_bytes:
+            self.close()
+        self._rows.append((utterance_id, audio, path, text))
+        self._bytes += len(audio)
+        return shard_name(self._number), len(self._rows) - 1
+
+    def close(self) -> None:
+        """Put the last shard."""
+        if not self._rows:
+            return
+        ids, audio, paths, texts = zip(*self._rows, strict=True)
+        audio_column = pa.StructArray.from_arrays(
+            [pa.array(audio, pa.large_binary()), pa.array(paths, pa.string())], fields=list(AUDIO)
+        )
+        columns = [pa.array(ids, pa.string()), audio_column, pa.array(texts, pa.string())]
+        with tempfile.TemporaryDirectory(prefix="jasper-shard-") as folder:
+            local = Path(folder) / shard_name(self._number)
+            with pa.OSFile(str(local), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+            object_store.upload_file(local, object_store.join(self._dataset, SHARDS_FOLDER, local.name))
+        self._rows, self._bytes, self._number = [], 0, self._number + 1
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"{number:05d}.arrow"
+
+
+class ShardReader:
+    """A memory-mapped shard; rows in any order.
+
+    Raises:
+        DataError: The file is not a shard, or not a whole one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            self._ids, self._texts = table["id"].combine_chunks(), table["text"].combine_chunks()
+            self._audio = table["audio"].combine_chunks().field("bytes")
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            raise DataError(f"{path} cannot be read as a shard: {error}. Prepare the dataset again") from error
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def audio(self, row: int) -> memoryview:
+        """The encoded audio of a row, a view of the mapped file."""
+        self._check(row)
+        return memoryview(self._audio[row].as_buffer())
+
+    def text(self, row: int) -> str:
+        """The transcript of a row."""
+        self._check(row)
+        return str(self._texts[row].as_py())
+
+    def id(self, row: int) -> str:
+        """The utterance id of a row."""
+        self._check(row)
+        return str(self._ids[row].as_py())
+
+    def _check(self, row: int) -> None:
+        if not 0 <= row < len(self):
+            raise DataError(
+                f"{self._path} has {len(self)} rows, row {row} was asked for: manifest and shard do not fit"
+            )

@@ -1,0 +1,138 @@
+"""(micro-batch of a plan, epoch) -> encoded audio, label ids and random draws of its utterances."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jasper_ray.audio.augment import UtteranceDraws, draw_speeds, draw_utterance
+from jasper_ray.audio.decode import resampled_length
+from jasper_ray.config.schema import AugmentConfig, FeatureConfig
+from jasper_ray.data.manifest import Manifest
+from jasper_ray.data.shards import ShardReader
+from jasper_ray.errors import DataError
+from jasper_ray.storage.shard_cache import ShardCache
+from jasper_ray.text.alphabet import Alphabet
+
+# Each open shard holds a memory map and maybe a file descriptor, of which a process often has no more than 1024.
+MAX_OPEN_SHARDS = 256
+
+
+@dataclass(frozen=True)
+class EncodedUtterance:
+    """Everything that a loader needs to make one utterance of a batch."""
+
+    index: int
+    """Row of the manifest."""
+    id: str
+    audio: memoryview | bytes
+    """The encoded file, FLAC or WAV for example."""
+    sample_rate_hz: int
+    """Rate of the file."""
+    num_samples: int
+    """Samples per channel in the file."""
+    labels: tuple[int, ...]
+    draws: UtteranceDraws | None
+    """None in evaluation: normal speed, no dither, no masks."""
+
+    @property
+    def speed(self) -> float:
+        """Playing speed."""
+        return 1.0 if self.draws is None else self.draws.speed
+
+    def waveform_samples(self, sample_rate_hz: int) -> int:
+        """Samples of the decoded waveform at that rate and the drawn speed."""
+        return resampled_length(self.num_samples, self.sample_rate_hz, sample_rate_hz, self.speed)
+
+
+class UtteranceSource:
+    """Reads utterances of a manifest; safe to use from several threads.
+
+    Args:
+        manifest: The utterances; indices are its rows.
+        alphabet: Turns transcripts into label ids.
+        features: Frame rate and mel bins, which masks are drawn for.
+        augment: Random changes, or none for evaluation.
+        seed: The run's seed.
+        cache: Fetches shards from where they are stored.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        alphabet: Alphabet,
+        features: FeatureConfig,
+        augment: AugmentConfig | None,
+        seed: int,
+        cache: ShardCache,
+    ) -> None:
+        self._manifest = manifest
+        self._alphabet = alphabet
+        self._features = features
+        self._augment = augment
+        self._seed = seed
+        self._cache = cache
+        self._shards: OrderedDict[str, ShardReader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def microbatch(self, indices: Sequence[int], epoch: int) -> list[EncodedUtterance]:
+        """The utterances of some manifest rows, in that order, with their draws of that epoch.
+
+        Raises:
+            DataError: A transcript has characters outside the alphabet, or a shard is damaged; names it.
+            StorageError: A shard cannot be fetched.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        speeds = np.ones(len(rows))
+        if self._augment is not None:
+            speeds = draw_speeds(self._augment, seed=self._seed, epoch=epoch, utterances=rows)
+        return [self._utterance(row, speed, epoch) for row, speed in zip(rows.tolist(), speeds.tolist(), strict=True)]
+
+    def _utterance(self, row: int, speed: float, epoch: int) -> EncodedUtterance:
+        manifest = self._manifest
+        shard = self._shard(manifest.shards[manifest.shard_index[row]])
+        return EncodedUtterance(
+            index=row,
+            id=manifest.ids[row],
+            audio=shard.audio(int(manifest.rows[row])),
+            sample_rate_hz=int(manifest.sample_rates_hz[row]),
+            num_samples=int(manifest.num_samples[row]),
+            labels=self._labels(row),
+            draws=self._draws(row, speed, epoch),
+        )
+
+    def _labels(self, row: int) -> tuple[int, ...]:
+        try:
+            return tuple(self._alphabet.encode(self._manifest.texts[row]))
+        except ValueError as error:
+            raise DataError(f"utterance {self._manifest.ids[row]!r}: {error}") from error
+
+    def _draws(self, row: int, speed: float, epoch: int) -> UtteranceDraws | None:
+        if self._augment is None:
+            return None
+        num_samples = resampled_length(
+            int(self._manifest.num_samples[row]),
+            int(self._manifest.sample_rates_hz[row]),
+            self._features.sample_rate_hz,
+            speed,
+        )
+        return draw_utterance(
+            self._augment,
+            seed=self._seed,
+            epoch=epoch,
+            utterance=row,
+            num_frames=-(-num_samples // self._features.hop_samples),
+            num_mels=self._features.num_mels,
+        )
+
+    def _shard(self, uri: str) -> ShardReader:
+        """An open shard; the one unused for longest is let go when there are too many."""
+        with self._lock:
+            if uri not in self._shards:
+                self._shards[uri] = ShardReader(self._cache.fetch(uri))
+                if len(self._shards) > MAX_OPEN_SHARDS:
+                    self._shards.popitem(last=False)
+            self._shards.move_to_end(uri)
+            return self._shards[uri]

@@ -1,0 +1,115 @@
+"""Batches by soundfile, soxr and torch on CPU threads: runs wherever the library runs."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from jasper_ray.audio.augment import apply_masks, dither_noise
+from jasper_ray.audio.filterbank import Filterbank
+from jasper_ray.config.schema import FeatureConfig, LoaderConfig
+from jasper_ray.data.batch import Batch, decode_utterance, make_batch
+from jasper_ray.data.prefetch import Prefetcher
+from jasper_ray.data.source import EncodedUtterance
+
+
+class TorchLoader:
+    """A `BatchLoader` whose threads each make whole utterances, from encoded bytes to features."""
+
+    def __init__(self, features: FeatureConfig, config: LoaderConfig) -> None:
+        self._features = features
+        self._config = config
+        self._filterbank = Filterbank(features)
+        self._running: set[_Work] = set()
+
+    def load(self, microbatches: Iterable[list[EncodedUtterance]]) -> Iterator[Batch]:
+        """See `BatchLoader.load`. Work starts when the first batch is asked for."""
+        work = _Work(self, iter(microbatches), self._config)
+        self._running.add(work)
+        try:
+            for batch in work.batches:
+                yield batch.result()
+        except CancelledError:  # `close` was called while a batch was in the making
+            return
+        finally:
+            self._running.discard(work)
+            work.close()
+
+    def close(self) -> None:
+        """Stop all threads."""
+        for work in list(self._running):
+            work.close()
+
+    def make_features(self, utterance: EncodedUtterance) -> Tensor:
+        """Features `(F, T)` of one utterance with its draws.
+
+        Raises:
+            DataError: It cannot be decoded, or has another length than the manifest says; names its id.
+        """
+        decoded = decode_utterance(utterance, sample_rate_hz=self._features.sample_rate_hz)
+        waveform = torch.from_numpy(decoded)
+        if utterance.draws is None:
+            return self._filterbank(waveform)
+        noise = None
+        if self._features.dither:
+            noise = torch.from_numpy(dither_noise(len(decoded), utterance.draws.noise_offset))
+        return apply_masks(self._filterbank(waveform, noise), utterance.draws.masks)
+
+    def collate(self, utterances: list[EncodedUtterance], features: list[Tensor]) -> Batch:
+        """Pad features to the longest, rounded up to `pad_to_multiple` frames."""
+        lengths = [feature.shape[1] for feature in features]
+        multiple = self._features.pad_to_multiple
+        padded = torch.zeros(len(features), self._features.num_mels, -(-max(lengths) // multiple) * multiple)
+        for row, feature in enumerate(features):
+            padded[row, :, : lengths[row]] = feature
+        return make_batch(padded, lengths, utterances, sample_rate_hz=self._features.sample_rate_hz)
+
+
+class _Work:
+    """The threads behind one call of `load`."""
+
+    def __init__(
+        self, loader: TorchLoader, microbatches: Iterator[list[EncodedUtterance]], config: LoaderConfig
+    ) -> None:
+        self._loader = loader
+        self._pool = single_threaded_pool(config.num_threads, name="features")
+        self.batches: Prefetcher[Future[Batch]] = Prefetcher(
+            (self._submit(utterances) for utterances in microbatches), depth=config.prefetch_microbatches, name="loader"
+        )
+
+    def close(self) -> None:
+        """Stop the threads; work that has not begun is dropped."""
+        self.batches.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, utterances: list[EncodedUtterance]) -> Future[Batch]:
+        features = [self._pool.submit(self._loader.make_features, utterance) for utterance in utterances]
+        # The pool takes work in order, so when this waits for the features, each is done or under way in another
+        # thread: it cannot wait for itself.
+        return self._pool.submit(self._collate, utterances, features)
+
+    def _collate(self, utterances: list[EncodedUtterance], features: list[Future[Tensor]]) -> Batch:
+        return self._loader.collate(utterances, [feature.result() for feature in features])
+
+
+def single_threaded_pool(num_threads: int, *, name: str) -> ThreadPoolExecutor:
+    """Threads in which torch does not start threads of its own; the caller's own number of torch threads stays.
+
+    Without this every thread would bring a team of as many threads as the model's own work uses.
+    """
+    own_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+    everyone = threading.Barrier(num_threads)
+
+    def restrict() -> None:
+        torch.get_num_threads()  # the first call in a thread takes the default, later ones leave what is set
+        torch.set_num_threads(1)
+        everyone.wait()  # so that no thread takes two of these and another none
+
+    for started in [pool.submit(restrict) for _ in range(num_threads)]:
+        started.result()
+    # The number belongs to the thread that sets it, but the latest is also the default of threads yet to come.
+    torch.set_num_threads(own_threads)
+    return pool

@@ -1,0 +1,120 @@
+"""Waveforms in, transcripts out: the one way from audio to text, whoever asks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jasper_ray.audio.filterbank import Filterbank
+from jasper_ray.inference.engine import Engine, Precision
+from jasper_ray.model.bundle import Bundle, load_bundle
+from jasper_ray.model.ctc import greedy_decode
+
+DEFAULT_BATCH_SECONDS = 160.0
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a waveform."""
+
+    text: str
+    duration_s: float
+    confidence: float
+    """Mean probability of the frames that emit a label, from 0 to 1; 0 where nothing was said."""
+
+
+class Transcriber:
+    """Features, batches, model and greedy decoding.
+
+    Args:
+        bundle: The model and how it hears.
+        device: Where the model runs.
+        precision: Its arithmetic.
+        batch_seconds: Bound on count times longest of a batch; it changes the speed, never a transcript.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        batch_seconds: float = DEFAULT_BATCH_SECONDS,
+    ) -> None:
+        self.config = bundle.config
+        self._alphabet = bundle.alphabet
+        self._engine = Engine(bundle, device=device, precision=precision)
+        self._filterbank = Filterbank(bundle.config.features)
+        self._batch_seconds = batch_seconds
+
+    @classmethod
+    def from_bundle(cls, uri: str, *, device: str = "cpu", precision: Precision = "fp32") -> "Transcriber":
+        """Load a bundle from a folder or an object store.
+
+        Raises:
+            BundleError: There is no whole bundle at `uri`.
+        """
+        return cls(load_bundle(uri), device=device, precision=precision)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate that waveforms must have."""
+        return self.config.features.sample_rate_hz
+
+    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
+        """Transcripts of waveforms, in their order.
+
+        Args:
+            waveforms: `(N,)` float32 each, at `sample_rate_hz`, full scale 1, any lengths above 0.
+
+        Returns:
+            One transcript per waveform; alone or together they are the same.
+        """
+        features = [self._filterbank(torch.from_numpy(np.ascontiguousarray(waveform))) for waveform in waveforms]
+        transcripts: dict[int, Transcript] = {}
+        for rows in self._batches([one.shape[1] for one in features]):
+            padded, lengths = self._pad([features[row] for row in rows])
+            log_probs, encoder_lengths = self._engine.log_probs(padded, lengths)
+            labels = greedy_decode(log_probs, encoder_lengths, blank=self._alphabet.blank)
+            confidences = emission_confidence(log_probs, encoder_lengths, blank=self._alphabet.blank)
+            for row, ids, confidence in zip(rows, labels, confidences, strict=True):
+                duration_s = len(waveforms[row]) / self.sample_rate_hz
+                transcripts[row] = Transcript(self._alphabet.decode(ids), duration_s, confidence)
+        return [transcripts[row] for row in range(len(waveforms))]
+
+    def _batches(self, num_frames: list[int]) -> list[list[int]]:
+        """Rows from long to short, in batches of bounded padded length."""
+        hop_s = self.config.features.hop_s
+        batches: list[list[int]] = []
+        for row in sorted(range(len(num_frames)), key=lambda row: -num_frames[row]):
+            longest_s = num_frames[batches[-1][0]] * hop_s if batches else 0.0
+            if batches and (len(batches[-1]) + 1) * longest_s <= self._batch_seconds:
+                batches[-1].append(row)
+            else:
+                batches.append([row])
+        return batches
+
+    def _pad(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor([one.shape[1] for one in features], dtype=torch.int64)
+        multiple = self.config.features.pad_to_multiple
+        width = -(-int(lengths.max()) // multiple) * multiple
+        padded = torch.zeros(len(features), features[0].shape[0], width)
+        for row, one in enumerate(features):
+            padded[row, :, : one.shape[1]] = one
+        return padded, lengths
+
+
+def emission_confidence(log_probs: Tensor, lengths: Tensor, *, blank: int) -> list[float]:
+    """Mean probability of the best label over the frames where that is not the blank; 0 without such a frame.
+
+    Args:
+        log_probs: `(B, T, V)`.
+        lengths: `(B,)` valid frames.
+        blank: Index of the CTC blank.
+    """
+    best, labels = log_probs.max(dim=2)
+    emits = (labels != blank) & (torch.arange(labels.shape[1], device=labels.device) < lengths[:, None])
+    sums = (best.exp() * emits).sum(dim=1)
+    return (sums / emits.sum(dim=1).clamp(min=1)).tolist()

@@ -1,0 +1,72 @@
+"""A corpus to a dataset of shards: `python -m jobs.prepare SOURCE TARGET`."""
+
+import argparse
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+
+from jasper_ray.config.schema import ENGLISH_ALPHABET, CorpusConfig
+from jasper_ray.data.preparation import prepare_dataset
+from jasper_ray.errors import ConfigError
+from jobs.entry import console, run_job
+
+
+def _prepare(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    started_s = time.monotonic()
+    where: dict[str, str] = {}
+    for item in arguments.where:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--where {item!r}: must be FIELD=VALUE, for example split=train")
+        where[name] = value
+    try:
+        corpus = CorpusConfig(source=arguments.source, format=arguments.format, where=where)
+    except ValidationError as error:
+        raise ConfigError(str(error)) from error
+    report = prepare_dataset(
+        [corpus],
+        arguments.target,
+        alphabet=arguments.alphabet,
+        strict=arguments.strict,
+        shard_bytes=int(arguments.shard_mb * 1e6),
+        num_threads=arguments.threads,
+    )
+    state = "was there already" if report.reused else f"{len(report.rejected)} utterances left out"
+    console.print(
+        f"{arguments.target}: {report.num_utterances} utterances, {report.hours:.2f} h, "
+        f"{report.num_shards} shards; {state}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return {
+        "target": arguments.target,
+        "num_utterances": report.num_utterances,
+        "hours": report.hours,
+        "num_shards": report.num_shards,
+        "rejected": [{"id": name, "reason": reason} for name, reason in report.rejected],
+        "reused": report.reused,
+        "seconds": time.monotonic() - started_s,
+    }
+
+
+def main() -> None:
+    """Turn a corpus into shards and a manifest."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.prepare", description=main.__doc__)
+    parser.add_argument("source", help="the corpus: a folder or file; for synthetic: digits-and-commands")
+    parser.add_argument("target", help="folder of the dataset, local or s3://")
+    parser.add_argument(
+        "--format", choices=["auto", "librispeech", "jsonl", "synthetic"], default="auto", help="default auto"
+    )
+    parser.add_argument("--where", nargs="+", default=[], metavar="FIELD=VALUE", help="only utterances like this")
+    parser.add_argument("--alphabet", default=ENGLISH_ALPHABET, help="characters of transcripts (default: English)")
+    parser.add_argument("--strict", action="store_true", help="fail if an utterance cannot be used")
+    parser.add_argument("--shard-mb", type=float, default=256.0, help="megabytes of audio per shard (default 256)")
+    parser.add_argument("--threads", type=int, default=2, help="decoding threads (default 2)")
+    run_job(partial(_prepare, parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Serve a bundle over HTTP until Ctrl-C: `python -m jobs.serve BUNDLE`."""
+
+import argparse
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from jasper_ray.cluster.trainer import connected_to_ray
+from jasper_ray.errors import CapacityError
+from jobs.entry import console, run_job
+from serve.app import ServeArgs, build
+
+APPLICATION = "jasper"
+
+
+@contextmanager
+def serving(args: ServeArgs, *, host: str = "127.0.0.1", port: int = 8000) -> Iterator[str]:
+    """Keep an application up for the length of the block; yields its base URL.
+
+    Args:
+        args: The application.
+        host: Address to listen on; 0.0.0.0 for all.
+        port: Port; 0 takes a free one.
+
+    Raises:
+        CapacityError: The port is taken.
+        BundleError: There is no bundle.
+    """
+    port = _free_port(host, port)
+    application = build(args)
+    with connected_to_ray():
+        serve.start(http_options=HTTPOptions(host=host, port=port))
+        try:
+            serve.run(application, name=APPLICATION, route_prefix="/")
+            yield f"http://{host}:{port}"
+        finally:
+            serve.shutdown()
+
+
+def _free_port(host: str, port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CapacityError(
+                f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    args = ServeArgs(
+        bundle=arguments.bundle,
+        device=arguments.device,
+        precision=arguments.precision,
+        num_replicas=arguments.replicas,
+        gpus_per_replica=1.0 if arguments.device.startswith("cuda") else 0.0,
+        max_batch_size=arguments.max_batch_size,
+    )
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with serving(args, host=arguments.host, port=arguments.port) as url:
+        console.print(f"serving {arguments.bundle} at {url}; stop with Ctrl-C", highlight=False)
+        console.print(
+            f"  curl -F model={args.model_name} -F file=@speech.wav {url}/v1/audio/transcriptions",
+            highlight=False,
+            soft_wrap=True,
+        )
+        stopped.wait()
+    return {"bundle": arguments.bundle, "url": url}
+
+
+def main() -> None:
+    """Serve a bundle over HTTP with OpenAI's transcription API."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.serve", description=main.__doc__)
+    parser.add_argument("bundle", help="folder of the bundle, local or s3://")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default 8000)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="default fp32")
+    parser.add_argument("--replicas", type=int, default=1, help="recogniser replicas (default 1)")
+    parser.add_argument("--max-batch-size", type=int, default=16, help="requests computed together (default 16)")
+    run_job(partial(_serve, parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
