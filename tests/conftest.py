@@ -1,6 +1,13 @@
+import contextlib
+import importlib.util
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
@@ -22,3 +29,47 @@ def speech_data() -> Path:
     if not (folder / "README.md").exists():
         pytest.skip(f"there is no real speech at {folder}: set JASPER_SPEECH_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket on a real S3 server (OpenStack Swift) on this machine, reachable through the AWS_ variables."""
+    if importlib.util.find_spec("swift") is None:
+        pytest.skip("the S3 server is not installed: pip install swift")
+    port = _four_free_ports()
+    script = REPOSITORY / "tests" / "storage" / "swift_server.py"
+    folder = tmp_path_factory.mktemp("swift")
+    server = subprocess.Popen(
+        [sys.executable, script, folder / "data", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test:tester",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        assert server.stdout is not None and server.stderr is not None
+        assert server.stdout.readline() == "ready\n", server.stderr.read()
+        boto3.client("s3").create_bucket(Bucket="jasper")
+        yield "s3://jasper"
+    finally:
+        server.kill()
+        server.wait()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _four_free_ports() -> int:
+    """The first of four neighbouring ports that nobody listens on."""
+    for port in range(5600 + os.getpid() % 1000, 7000, 4):
+        with contextlib.ExitStack() as sockets:
+            try:
+                for number in range(4):
+                    sockets.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no four free ports below 7000")

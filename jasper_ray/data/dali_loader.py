@@ -65,7 +65,8 @@ class DaliLoader:
         work = _Work(self._features, self._config, self._graph, iter(microbatches))
         self._running.add(work)
         try:
-            yield from work.batches
+            for batch in work.batches:  # noqa: UP028 - `yield from` would close it before the thread that feeds it
+                yield batch
         except CancelledError:  # `close` was called while a batch was in the making
             return
         finally:
@@ -172,8 +173,13 @@ class FeatureGraph:
         lengths = [utterance.waveform_samples(rate_hz) for utterance in utterances]
         num_frames = [self._filterbank.num_frames(length) for length in lengths]
         with self._lock:
-            features, decoded_lengths, energies = self._run(utterances, audio, lengths, num_frames)
-        for utterance, length, energy in zip(utterances, decoded_lengths, energies, strict=True):
+            features, decoded_lengths, rates_hz, energies = self._run(utterances, audio, lengths, num_frames)
+        for utterance, length, decoded_hz, energy in zip(utterances, decoded_lengths, rates_hz, energies, strict=True):
+            if decoded_hz != rate_hz:
+                raise DataError(
+                    f"utterance {utterance.id!r}: its file has a rate of {decoded_hz:g} Hz, its manifest row says "
+                    f"{utterance.sample_rate_hz}: shard and manifest do not belong together, prepare the dataset again"
+                )
             check_length(utterance, length, sample_rate_hz=rate_hz)
             if not math.isfinite(energy):
                 raise DataError(f"utterance {utterance.id!r}: samples are NaN, infinite or absurdly large")
@@ -185,8 +191,8 @@ class FeatureGraph:
         audio: list[NDArray[np.uint8]],
         lengths: list[int],
         num_frames: list[int],
-    ) -> tuple[Tensor, list[int], list[float]]:
-        """Padded features `(B, F, T)`, decoded lengths and energies of the waveforms."""
+    ) -> tuple[Tensor, list[int], list[float], list[float]]:
+        """Padded features `(B, F, T)`; lengths, rates and energies of the decoded waveforms."""
         dithered = self._features.dither > 0 and any(utterance.draws is not None for utterance in utterances)
         pipeline = self._pipeline(dithered, len(utterances))
         anchors, shapes = _mask_inputs(utterances)
@@ -198,7 +204,7 @@ class FeatureGraph:
         if dithered:
             pipeline.feed_input("noise", [_noise(u, n) for u, n in zip(utterances, lengths, strict=True)])
         try:
-            features, decoded_lengths, energies = pipeline.run()
+            features, decoded_lengths, rates_hz, energies = pipeline.run()
         except RuntimeError as error:
             self._pipelines.clear()  # DALI does not use a pipeline again after an error
             raise DataError(self._explain(utterances, error)) from error
@@ -206,6 +212,7 @@ class FeatureGraph:
             # A copy: DALI writes the next batch into the same memory.
             torch.utils.dlpack.from_dlpack(features.as_tensor()).clone(),
             [int(np.asarray(length)[0]) for length in decoded_lengths],
+            [float(np.asarray(rate_hz)) for rate_hz in rates_hz],
             [float(np.asarray(energy)) for energy in energies],
         )
 
@@ -240,7 +247,7 @@ class FeatureGraph:
         with pipeline:
             encoded = fn.external_source(name="audio", dtype=types.UINT8, ndim=1)
             num_frames = fn.external_source(name="num_frames", dtype=types.INT32, ndim=0)
-            waveform, _ = fn.decoders.audio(encoded, dtype=types.FLOAT, downmix=True)
+            waveform, rate_hz = fn.decoders.audio(encoded, dtype=types.FLOAT, downmix=True)
             decoded_length = waveform.shape()
             energy = fn.reductions.sum(waveform * waveform)
             if dithered:
@@ -248,7 +255,7 @@ class FeatureGraph:
                 waveform = waveform + self._features.dither * noise
             log_mel = self._log_mel(self._on_device(waveform), num_frames)
             features = self._masked_and_padded(self._normalized(log_mel, num_frames))
-            pipeline.set_outputs(features, decoded_length, energy)
+            pipeline.set_outputs(features, decoded_length, rate_hz, energy)
         pipeline.build()
         return pipeline
 

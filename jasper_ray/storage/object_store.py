@@ -11,7 +11,8 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -134,8 +135,13 @@ def delete_tree(uri: str) -> None:
         if local_path(uri).exists():
             _local(uri, lambda: shutil.rmtree(local_path(uri)))
         return
-    for name in list_files(uri):
-        delete_file(join(uri, name))
+
+    def delete() -> None:
+        filesystem, path = _open(uri)
+        if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+            filesystem.delete_dir(path)
+
+    _remote(uri, delete)
 
 
 def upload_file(local: Path, uri: str) -> None:
@@ -203,27 +209,21 @@ def _local(uri: str, work: Callable[[], Value]) -> Value:
         raise StorageError(f"{uri}: {error.strerror or error}") from error
 
 
-class _replacing:
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
     """A temporary file beside `target` that takes its place at the end of the block, or vanishes after an error."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-
-    def __enter__(self) -> Path:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{self._target.name}.", suffix=".partial", dir=self._target.parent)
-        os.close(descriptor)
-        self._partial = Path(name)
-        return self._partial
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            self._partial.unlink(missing_ok=True)
-            return
-        with self._partial.open("rb") as file:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
-        self._partial.chmod(0o644)
-        self._partial.replace(self._target)
+        partial.chmod(0o644)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _replace(target: Path, content: bytes | Path) -> None:
@@ -292,7 +292,7 @@ def _store(uri: str) -> str:
 
 
 def _advice(message: str) -> str:
-    if "ACCESS_DENIED" in message or "403" in message or "credential" in message.lower():
+    if any(sign in message for sign in ("ACCESS_DENIED", "SIGNATURE", "INVALID_ACCESS_KEY", "403", "redential")):
         return ". Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the node's instance role"
     if "NO_SUCH_BUCKET" in message:
         return ". Create the bucket first"

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -184,6 +185,19 @@ def test_a_length_other_than_the_manifests_is_refused(make_utterance: MakeUttera
     wrong = dataclasses.replace(make_utterance(2), num_samples=15_000)
     with pytest.raises(DataError, match=r"'utt-2'.*16000 samples.*promises 15000"):
         list(loader().load([[make_utterance(1), wrong]]))
+
+
+def test_a_rate_other_than_the_manifests_is_refused(make_utterance: MakeUtterance) -> None:
+    wrong = dataclasses.replace(make_utterance(2, sample_rate_hz=8000), sample_rate_hz=16_000)
+    with pytest.raises(DataError, match=r"'utt-2'.*8000 Hz.*16000"):
+        list(loader().load([[make_utterance(1), wrong]]))
+
+
+def test_closing_early_stops_the_threads(make_utterance: MakeUtterance) -> None:
+    batches = loader().load([make_utterance(index)] for index in itertools.count())
+    next(batches)
+    batches.close()
+    assert dali_threads() == []
 
 
 def test_samples_that_are_not_finite_are_refused(make_utterance: MakeUtterance) -> None:
