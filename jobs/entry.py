@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,23 +19,28 @@ def run_job(work: Callable[[], Mapping[str, Any]]) -> None:
     """Run a job and end the process.
 
     Exit status 0 and the figures as one JSON object on the last line of stdout; or 1 and `error: …` with the reason on
-    the last line of stderr; 130 after Ctrl-C.
+    the last line of stderr; or 130 after Ctrl-C or SIGTERM, with everything that was started ended again.
 
     Args:
         work: Does the job and returns its figures.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         figures = work()
     except JasperRayError as error:
         sys.stdout.flush()
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into SystemExit
         console.print("interrupted", style="yellow")
         sys.exit(130)
     sys.stderr.flush()
     print(json.dumps(_finite(figures)), flush=True)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _finite(value: Any) -> Any:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -148,6 +148,7 @@ def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
             # Ray's own records of the run; checkpoints, logs and the bundle are ours and lie in config.output.
             name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=_ray_records(config),
+            logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
         ),
     )

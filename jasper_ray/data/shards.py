@@ -85,7 +85,7 @@ class ShardReader:
     def audio(self, row: int) -> memoryview:
         """The encoded audio of a row, a view of the mapped file."""
         self._check(row)
-        return memoryview(self._audio[row].as_buffer())
+        return memoryview(self._audio[row].as_buffer()).toreadonly()
 
     def text(self, row: int) -> str:
         """The transcript of a row."""

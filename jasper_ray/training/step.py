@@ -1,5 +1,6 @@
 """One optimizer step: its micro-batches forward and backward, one gradient all-reduce, one update."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -90,10 +91,12 @@ class TrainStep:
         self._parallel: nn.Module = model
         if world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
-            # Running statistics are combined by us, once a step; DDP would copy rank 0's.
-            self._parallel = DistributedDataParallel(
-                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with warnings.catch_warnings():  # newer torch renames broadcast_buffers, older torch has no other name
+                warnings.simplefilter("ignore", FutureWarning)
+                # Running statistics are combined by us, once a step; DDP would copy rank 0's.
+                self._parallel = DistributedDataParallel(
+                    model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
 
     def run(
         self, batches: Iterable[Batch], numbers: list[int], *, global_step: int, num_utterances: int, lr: float

@@ -142,7 +142,15 @@ def main(folder: Path, port: int) -> None:
     ports = {role: port + 1 + number for number, role in enumerate(ROLES)}
     for role in ROLES:
         ring = RingBuilder(4, 1, 1)
-        device = {"id": 0, "region": 1, "zone": 1, "ip": "127.0.0.1", "port": ports[role], "device": "disk", "weight": 1}
+        device = {
+            "id": 0,
+            "region": 1,
+            "zone": 1,
+            "ip": "127.0.0.1",
+            "port": ports[role],
+            "device": "disk",
+            "weight": 1,
+        }
         ring.add_dev({**device, "replication_ip": "127.0.0.1", "replication_port": ports[role]})
         ring.rebalance()
         ring.get_ring().save(str(folder / "etc" / f"{role}.ring.gz"))

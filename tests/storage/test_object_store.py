@@ -60,7 +60,9 @@ def test_the_last_file_comes_after_all_others(tmp_path: Path, monkeypatch: pytes
     assert order == ["a", "z", "CHECKSUMS"]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri = str(tmp_path / "file")
     object_store.write_bytes(uri, b"old")
 
