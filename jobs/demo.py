@@ -17,7 +17,7 @@ import httpx
 import torch
 from rich.table import Table
 
-from jasper_ray.cluster.trainer import prepare_missing_datasets
+from jasper_ray.cluster.trainer import prepare_missing_datasets, with_absolute_paths
 from jasper_ray.config.files import dump_config, load_run_config
 from jasper_ray.config.schema import LoaderConfig, RunConfig
 from jasper_ray.data.manifest import Manifest, read_manifest
@@ -103,7 +103,7 @@ def _finished_run(config: RunConfig) -> Mapping[str, Any] | None:
         summary: dict[str, Any] = json.loads(object_store.read_bytes(object_store.join(config.output, SUMMARY_FILE)))
     except StorageError:
         return None
-    return summary if saved == dump_config(config) and summary.get("finished") else None
+    return summary if saved == dump_config(with_absolute_paths(config)) and summary.get("finished") else None
 
 
 def _evaluate(bundle_uri: str, manifest: Manifest) -> tuple[Mapping[str, Any], str]:

@@ -83,6 +83,7 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
     Raises:
         JasperRayError: Data, config or cluster do not allow the run; says which and what to do.
     """
+    config = with_absolute_paths(config)
     select_for(config)  # what is wrong with the data is said now, not by every worker
     if config.data.evaluation:
         read_datasets(config.data.evaluation, key="data.evaluation")
@@ -94,6 +95,23 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
             raise JasperRayError(_reason(error)) from error
     figures: dict[str, Any] = result.return_value
     return figures
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same run with its local paths made absolute: workers start in another folder than the driver."""
+
+    def datasets(given: tuple[DatasetConfig, ...]) -> tuple[DatasetConfig, ...]:
+        return tuple(dataset.model_copy(update={"path": _absolute(dataset.path)}) for dataset in given)
+
+    data = config.data.model_copy(
+        update={"train": datasets(config.data.train), "evaluation": datasets(config.data.evaluation)}
+    )
+    init_from = _absolute(config.init_from) if config.init_from else None
+    return config.model_copy(update={"output": _absolute(config.output), "data": data, "init_from": init_from})
+
+
+def _absolute(uri: str) -> str:
+    return str(object_store.local_path(uri).absolute()) if object_store.is_local(uri) else uri
 
 
 def require_capacity(config: ClusterConfig) -> None:
@@ -147,17 +165,11 @@ def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
         run_config=RayRunConfig(
             # Ray's own records of the run; checkpoints, logs and the bundle are ours and lie in config.output.
             name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-            storage_path=_ray_records(config),
+            storage_path=object_store.join(config.output, "ray_train"),
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
         ),
     )
-
-
-def _ray_records(config: RunConfig) -> str:
-    if object_store.is_local(config.output):
-        return str(object_store.local_path(object_store.join(config.output, "ray_train")).absolute())
-    return object_store.join(config.output, "ray_train")
 
 
 def _reason(error: TrainingFailedError) -> str:

@@ -1,5 +1,6 @@
 """What each Ray Train worker runs."""
 
+import logging
 from typing import Any
 
 import ray.train
@@ -22,6 +23,7 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments: `config` (a `RunConfig` as plain values) and `board` (an `EventBoard`).
     """
     config = RunConfig.model_validate(arguments["config"])
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else it repeats every evaluation on the terminal
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     torch.backends.cudnn.benchmark = config.training.cudnn_benchmark
     context = ray.train.get_context()

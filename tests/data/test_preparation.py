@@ -94,7 +94,7 @@ def test_an_id_that_comes_twice_and_an_empty_selection_are_refused(tmp_path: Pat
     one, other = corpus(tmp_path / "c", GOOD), corpus(tmp_path / "c2", GOOD)
     with pytest.raises(DataError, match="utterance id 'one' comes twice"):
         prepare(tmp_path / "d", one, other)
-    with pytest.raises(DataError, match="no utterance of .* was selected"):
+    with pytest.raises(DataError, match=r"no utterance of .* was selected"):
         prepare(tmp_path / "d", one.model_copy(update={"where": {"speaker": "nobody"}}))
 
 

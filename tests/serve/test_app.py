@@ -1,0 +1,100 @@
+import concurrent.futures
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import soundfile
+import torch
+
+from jasper_ray.config.model import BlockConfig, ModelConfig
+from jasper_ray.config.schema import FeatureConfig, TextConfig
+from jasper_ray.errors import BundleError, CapacityError
+from jasper_ray.inference.transcriber import Transcriber
+from jasper_ray.model.bundle import BundleConfig, build_model, save_bundle
+from jobs.serve import serving
+from serve.app import ServeArgs, build
+
+pytestmark = pytest.mark.ray
+
+CONFIG = BundleConfig(
+    features=FeatureConfig(num_mels=16),
+    text=TextConfig(alphabet=" abcdefg"),
+    model=ModelConfig(
+        preset=None, blocks=(BlockConfig(filters=24, kernel=11, stride=2), BlockConfig(filters=24, kernel=9))
+    ),
+    training={"run": "r", "step": 1, "wer": 0.5},
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("bundle")
+    torch.manual_seed(1)
+    model = build_model(CONFIG.model, CONFIG.features, CONFIG.text)
+    save_bundle(folder, config=CONFIG, weights=model.state_dict(), plain_weights=None)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def url(bundle: str) -> Iterator[str]:
+    args = ServeArgs(bundle=bundle, max_batch_size=8, batch_wait_s=0.05, cpus_per_replica=0.5)
+    with serving(args, port=0) as url:
+        yield url
+
+
+def wav(waveform: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, 16000, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+def test_a_bad_upload_is_a_400_and_harms_none_of_its_neighbours(url: str, bundle: str) -> None:
+    rng = np.random.default_rng(2)
+    waveforms = [rng.normal(scale=0.1, size=n).astype(np.float32) for n in rng.integers(3000, 40000, size=16)]
+    expected = [transcript.text for transcript in Transcriber.from_bundle(bundle).transcribe(waveforms)]
+    assert len(set(expected)) > 8
+    uploads = [item for waveform in waveforms for item in (wav(waveform), b"no audio")]
+
+    def send(content: bytes) -> httpx.Response:
+        files, data = {"file": ("a.wav", content)}, {"model": "jasper"}
+        return httpx.post(f"{url}/v1/audio/transcriptions", files=files, data=data, timeout=60)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        replies = list(threads.map(send, uploads))
+    assert [reply.status_code for reply in replies] == [200, 400] * 16
+    assert [reply.json()["text"] for reply in replies[::2]] == expected
+    assert replies[1].json()["error"]["code"] == "invalid_audio"
+
+
+def test_openais_own_client_is_served(url: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["jasper"]
+    audio = ("a.wav", wav(np.zeros(16000, np.float32) + 0.01), "audio/wav")
+    assert isinstance(client.audio.transcriptions.create(file=audio, model="jasper").text, str)
+    assert client.audio.transcriptions.create(file=audio, model="jasper", response_format="text").endswith("\n")
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        client.audio.transcriptions.create(file=audio, model="whisper-1")
+    with pytest.raises(openai.BadRequestError, match="cannot be read as audio"):
+        client.audio.transcriptions.create(file=("a.wav", b"x"), model="jasper")
+
+
+def test_health_tells_the_bundle(url: str) -> None:
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok", "model": "jasper", "run": "r", "step": 1, "wer": 0.5}
+
+
+def test_a_port_that_is_taken_is_said_at_once(url: str, bundle: str) -> None:
+    port = int(url.rpartition(":")[2])
+    with (
+        pytest.raises(CapacityError, match=f"cannot listen on 127.0.0.1:{port}"),
+        serving(ServeArgs(bundle=bundle), port=port),
+    ):
+        pass
+
+
+def test_a_missing_bundle_is_said_before_replicas_start(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is not a bundle"):
+        build(ServeArgs(bundle=str(tmp_path)))
