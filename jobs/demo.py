@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import torch
 from rich.table import Table
 
@@ -123,11 +124,10 @@ def _evaluate(bundle_uri: str, manifest: Manifest) -> tuple[Mapping[str, Any], s
 
 def _serve(bundle_uri: str, manifest: Manifest) -> tuple[list[tuple[str, str]], str]:
     """Send some of the evaluation files over HTTP, as any client would; returns references and transcripts."""
-    step = max(1, len(manifest) // NUM_REQUESTS)
     pairs = []
     with serving(ServeArgs(bundle=bundle_uri), port=0) as url, httpx.Client(timeout=60) as client:
-        for row in range(0, len(manifest), step)[:NUM_REQUESTS]:
-            utterance = manifest.utterance(row)
+        for row in np.linspace(0, len(manifest) - 1, NUM_REQUESTS).round():
+            utterance = manifest.utterance(int(row))
             audio = bytes(ShardReader(object_store.local_path(utterance.shard)).audio(utterance.row))
             reply = client.post(
                 f"{url}/v1/audio/transcriptions",

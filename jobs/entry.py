@@ -25,6 +25,7 @@ def run_job(work: Callable[[], Mapping[str, Any]]) -> None:
         work: Does the job and returns its figures.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per request otherwise
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         figures = work()

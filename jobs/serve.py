@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
 
 from jasper_ray.cluster.trainer import connected_to_ray
 from jasper_ray.errors import CapacityError
@@ -33,10 +34,13 @@ def serving(args: ServeArgs, *, host: str = "127.0.0.1", port: int = 8000) -> It
         CapacityError: The port is taken.
         BundleError: There is no bundle.
     """
-    port = _free_port(host, port)
+    port = free_port(host, port)
     application = build(args)
     with connected_to_ray():
-        serve.start(http_options=HTTPOptions(host=host, port=port))
+        serve.start(
+            http_options=HTTPOptions(host=host, port=port),
+            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+        )
         try:
             serve.run(application, name=APPLICATION, route_prefix="/")
             yield f"http://{host}:{port}"
@@ -44,7 +48,12 @@ def serving(args: ServeArgs, *, host: str = "127.0.0.1", port: int = 8000) -> It
             serve.shutdown()
 
 
-def _free_port(host: str, port: int) -> int:
+def free_port(host: str, port: int) -> int:
+    """`port`, or any free one if it is 0.
+
+    Raises:
+        CapacityError: Somebody listens there already.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -18,7 +18,7 @@ from jasper_ray.errors import DataError
 
 NAME = "digits-and-commands"
 NUM_TRAIN, NUM_EVALUATION = 1500, 180
-NUM_TRAIN_VOICES, NUM_EVALUATION_VOICES = 144, 24
+NUM_TRAIN_VOICES, NUM_EVALUATION_VOICES = 300, 24
 SAMPLE_RATE_HZ = 16000
 SEED = 20190412
 
@@ -26,25 +26,15 @@ ACCENTS = ("en-us", "en", "en-029", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x
 # Variants that sound like people. Not here: whispers, robots, and the nine (Alicia, Demonic, f2, f3, f5, sandro,
 # victor, whisper, whisperf) whose breath is random, so that two runs would differ.
 TRAIN_VARIANTS = (
-    "Alex", "Andy", "Denis", "Diogo", "Gene", "Hugo", "Jacky", "Lee", "Mario", "Michael", "Mike", "Reed",
-    "adam", "anika", "antonio", "aunty", "belinda", "benjamin", "boris", "caleb", "david", "ed", "edward", "f1",
-    "gustave", "ian", "iven", "iven3", "john", "klatt2", "klatt4", "linda", "m1", "m3", "m5", "m7",
-    "marcelo", "max", "michel", "norbert", "pablo", "paul", "quincy", "rob", "shelby", "steph", "steph3", "travis",
+    "Alex", "Andrea", "Andy", "Denis", "Diogo", "Gene", "Hugo", "Jacky", "Lee", "Marco", "Mario", "Michael", "Mike",
+    "Reed", "adam", "anika", "antonio", "aunty", "belinda", "benjamin", "boris", "caleb", "david", "ed", "edward", "f1",
+    "gustave", "ian", "iven", "iven3", "john", "klatt2", "klatt4", "m1", "m3", "m5", "m7", "marcelo", "max", "michel",
+    "norbert", "pablo", "paul", "quincy", "rob", "shelby", "steph", "steph3", "travis", "zac",
 )  # fmt: skip
+# Of both sexes, and adult: the training variants reach further (zac is a child) than what is asked of the model here.
 EVALUATION_VARIANTS = (
-    "Andrea",
-    "Annie",
-    "Henrique",
-    "Marco",
-    "f4",
-    "m2",
-    "m4",
-    "m8",
-    "miguel",
-    "pedro",
-    "robert",
-    "zac",
-)
+    "Annie", "Henrique", "announcer", "f4", "linda", "m2", "m4", "m6", "m8", "miguel", "pedro", "robert",
+)  # fmt: skip
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ROOMS = ("kitchen", "bedroom", "garden")
@@ -80,15 +70,15 @@ def voices(split: str) -> list[Voice]:
     for number in range(count):
         rng = np.random.default_rng([SEED, len(variants), number])
         variant, accent = variants[number % len(variants)], ACCENTS[int(rng.integers(len(ACCENTS)))]
-        pitch, spread, rate = int(rng.integers(25, 75)), int(rng.integers(30, 70)), int(rng.integers(140, 210))
+        pitch, spread, rate = int(rng.integers(20, 80)), int(rng.integers(30, 70)), int(rng.integers(140, 210))
         found.append(Voice(f"{split}-{number:03d}-{accent}-{variant}", f"{accent}+{variant}", pitch, spread, rate))
     return found
 
 
 def transcript(split: str, number: int) -> str:
-    """What is said in an utterance: two of three are one to six digits, the third is a command."""
+    """What is said in an utterance: in turn one to six digits and a command."""
     rng = np.random.default_rng([SEED, 7, int(split == "train"), number])
-    if number % 3 == 2:
+    if number % 2:
         return COMMANDS[int(rng.integers(len(COMMANDS)))]
     return " ".join(rng.choice(DIGITS, size=rng.integers(1, 7)).tolist())
 
@@ -119,8 +109,8 @@ def _num_train(source: str) -> int:
 
 
 def _speak(espeak: Espeak, split: str, count: int, speakers: Sequence[Voice]) -> Iterator[CorpusUtterance]:
-    # A stride that shares no factor with the number of voices spreads them over commands and digits alike.
-    said = [(transcript(split, number), speakers[number * 5 % len(speakers)]) for number in range(count)]
+    # Seven shares no factor with the number of voices: each of them says commands as well as digits.
+    said = [(transcript(split, number), speakers[number * 7 % len(speakers)]) for number in range(count)]
     requests = [
         {"text": text, "voice": voice.espeak_name, "pitch": voice.pitch, "range": voice.range, "rate": voice.rate}
         for text, voice in said

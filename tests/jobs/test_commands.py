@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tones import CONFIG, prepare_tones, write_corpus
+from tones import CONFIG_FILE, prepare_tones, write_corpus
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def figures(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def write_config(folder: Path, *lines: str) -> Path:
     path = folder / "run.yaml"
-    text = CONFIG.replace("epochs: 6", "epochs: 2")
+    text = CONFIG_FILE.read_text().replace("epochs: 6", "epochs: 2")
     path.write_text(text + "cluster: {num_workers: 2, cpus_per_worker: 0.5}\n" + "\n".join(lines))
     return path
 

@@ -18,24 +18,7 @@ from jasper_ray.training.assembly import train_run
 from jasper_ray.training.world import World
 
 RATE_HZ = 16000
-CONFIG = """
-name: tones
-text: {alphabet: "ab"}
-features: {num_mels: 16}
-augment: {speed_min: 0.9, speed_max: 1.1, freq_masks: 1, freq_mask_max_bins: 4, time_masks: 1, time_mask_max_frames: 4}
-batching: {policy: fixed, utterances_per_microbatch: 4, microbatches_per_step: 3}
-loader: {num_threads: 1}
-model:
-  preset: null
-  blocks:
-    - {filters: 24, kernel: 11, stride: 2, dropout: 0.1}
-    - {filters: 24, kernel: 7, repeat: 2, residual: dense, dropout: 0.1}
-    - {filters: 32, kernel: 1, dropout: 0.1}
-optimizer: {lr: 0.02}
-schedule: {policy: polynomial, warmup_epochs: 1, hold_epochs: 1}
-training: {epochs: 6, ema_decay: 0.8, log_every_steps: 1, log_utterances: true, evaluate_every_epochs: 2}
-checkpoint: {every_epochs: 1}
-"""
+CONFIG_FILE = Path(__file__).with_name("tones.yaml")
 
 
 def tone(text: str, rng: np.random.Generator) -> np.ndarray:
@@ -70,11 +53,8 @@ def prepare_tones(root: Path, *, train: int = 40, evaluation: int = 20) -> None:
 
 def tone_config(root: Path, output: Path, *overrides: str) -> RunConfig:
     """The run over these datasets."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(CONFIG)
-        file.flush()
-        data = [f"data.train=[{{path: {root}/train}}]", f"data.evaluation=[{{path: {root}/evaluation}}]"]
-        return load_run_config(file.name, [*data, f"output={output}", *overrides])
+    data = [f"data.train=[{{path: {root}/train}}]", f"data.evaluation=[{{path: {root}/evaluation}}]"]
+    return load_run_config(CONFIG_FILE, [*data, f"output={output}", *overrides])
 
 
 def run_workers(config: RunConfig, world_size: int) -> None:
