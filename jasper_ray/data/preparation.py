@@ -68,8 +68,10 @@ def prepare_dataset(
         num_threads: Threads that decode.
 
     Raises:
+        ValueError: `alphabet` is empty or has a character twice.
         DataError: A corpus is malformed, an id comes twice, nothing usable is left, or `strict` and something is not.
     """
+    labels = Alphabet(alphabet)
     if object_store.exists(object_store.join(target, MANIFEST_FILE)):
         there = read_manifest(target)
         return PreparationReport(len(there), there.hours, len(there.shards), (), reused=True)
@@ -77,7 +79,7 @@ def prepare_dataset(
     utterances: list[Utterance] = []
     rejected: list[tuple[str, str]] = []
     seen: set[str] = set()
-    for checked in _checked(corpora, alphabet, num_threads):
+    for checked in _checked(corpora, labels, num_threads):
         name = checked.utterance.id
         if name in seen:
             raise DataError(f"utterance id {name!r} comes twice in {', '.join(c.source for c in corpora)}")
@@ -118,7 +120,7 @@ def _refuse(
         raise DataError(f"no utterance of {sources} was selected: check where ({[dict(c.where) for c in corpora]})")
 
 
-def _checked(corpora: Sequence[CorpusConfig], alphabet: str, num_threads: int) -> Iterator[_Checked]:
+def _checked(corpora: Sequence[CorpusConfig], alphabet: Alphabet, num_threads: int) -> Iterator[_Checked]:
     """Checked utterances in the order of the corpora, a bounded number of them in memory."""
     utterances = (utterance for corpus in corpora for utterance in read_corpus(corpus))
     with ThreadPoolExecutor(num_threads) as threads:
@@ -126,8 +128,8 @@ def _checked(corpora: Sequence[CorpusConfig], alphabet: str, num_threads: int) -
             yield from threads.map(lambda utterance: _check(utterance, alphabet), chunk)
 
 
-def _check(utterance: CorpusUtterance, alphabet: str) -> _Checked:
-    text = normalize_text(utterance.text, alphabet)
+def _check(utterance: CorpusUtterance, alphabet: Alphabet) -> _Checked:
+    text = normalize_text(utterance.text, alphabet.labels)
     try:
         info = audio_info(utterance.audio)
         decoded = decode_audio(utterance.audio, sample_rate_hz=info.sample_rate_hz)
@@ -136,12 +138,12 @@ def _check(utterance: CorpusUtterance, alphabet: str) -> _Checked:
     return _Checked(utterance, text, info.num_samples, info.sample_rate_hz, _unusable(text, decoded, alphabet))
 
 
-def _unusable(text: str, waveform: np.ndarray, alphabet: str) -> str | None:
+def _unusable(text: str, waveform: np.ndarray, alphabet: Alphabet) -> str | None:
     """Why an utterance that decodes cannot be used."""
     if not text:
         return "the transcript is empty"
     try:
-        Alphabet(alphabet).encode(text)
+        alphabet.encode(text)
     except ValueError as error:
         return str(error)
     return None if np.any(waveform) else "the audio is digital silence"

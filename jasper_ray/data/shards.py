@@ -73,9 +73,12 @@ class ShardReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            self._ids, self._texts = table["id"].combine_chunks(), table["text"].combine_chunks()
-            self._audio = table["audio"].combine_chunks().field("bytes")
+            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            if file.num_record_batches != 1:
+                raise pa.ArrowInvalid(f"it has {file.num_record_batches} record batches, must have one")
+            # The batch itself, not a table of it: joining a table's chunks copies all audio, even of a single chunk.
+            batch = file.get_batch(0)
+            self._ids, self._texts, self._audio = batch["id"], batch["text"], batch["audio"].field("bytes")
         except (pa.ArrowInvalid, OSError, KeyError) as error:
             raise DataError(f"{path} cannot be read as a shard: {error}. Prepare the dataset again") from error
 

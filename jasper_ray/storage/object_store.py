@@ -2,7 +2,8 @@
 
 Remote stores are reached through `pyarrow.fs`; an S3 store other than Amazon's is named by `AWS_ENDPOINT_URL`. A
 write is whole or not at all. Failures that pass by themselves (timeouts, 500, 503) are tried again with growing
-pauses; all others end in a `StorageError` that says which object, which endpoint and what the server said.
+pauses; those that stay, and all others, end in a `StorageError` that says which object, which endpoint and what the
+server said.
 """
 
 import logging
@@ -26,15 +27,25 @@ logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 NUM_ATTEMPTS = 5
+NUM_CLIENT_ATTEMPTS = 3
+"""Of the S3 client itself, without a word, in each of ours."""
 FIRST_PAUSE_S = 0.2
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 10.0, 60.0
 # Ceph and others answer 411 to the trailing checksums that the AWS client sends unless told otherwise.
 CHECKSUM_VARIABLE, CHECKSUM_DEFAULT = "AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"
+# As pyarrow spells them: by name where the answer had a body, by status where it had none (HEAD).
 PASSING_FAULTS = (
     "timeout",
     "timed out",
-    "HTTP status 5",
-    "SlowDown",
+    "HTTP status 429",
+    "HTTP status 500",
+    "HTTP status 502",
+    "HTTP status 503",
+    "HTTP status 504",
+    "SLOW_DOWN",
+    "THROTTLING",
+    "SERVICE_UNAVAILABLE",
+    "INTERNAL_FAILURE",
     "NETWORK_CONNECTION",
     "connection reset",
     "curlCode",
@@ -84,12 +95,10 @@ def write_bytes(uri: str, data: bytes) -> None:
         _local(uri, lambda: _replace(local_path(uri), data))
         return
 
-    def write() -> None:
-        filesystem, path = _open(uri)
-        with filesystem.open_output_stream(path) as file:
-            file.write(data)
-
-    _remote(uri, write)
+    with tempfile.TemporaryDirectory(prefix="jasper-put-") as folder:
+        local = Path(folder) / "object"
+        _local(uri, lambda: local.write_bytes(data))
+        upload_file(local, uri)
 
 
 def exists(uri: str) -> bool:
@@ -154,10 +163,14 @@ def upload_file(local: Path, uri: str) -> None:
         _local(uri, lambda: _replace(local_path(uri), local))
         return
 
+    if not local.is_file():
+        raise StorageError(f"{local}: there is no such file to put at {uri}")
+
     def upload() -> None:
         filesystem, path = _open(uri)
-        with local.open("rb") as source, filesystem.open_output_stream(path) as target:
-            shutil.copyfileobj(source, target, 8 << 20)
+        # One call, not a stream that Python fills: pyarrow completes a stream that an exception closes, so that
+        # Ctrl-C would leave a cut object under the final name.
+        pafs.copy_files(str(local), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=filesystem)
 
     _remote(uri, upload)
 
@@ -247,7 +260,7 @@ def _filesystem(scheme_and_bucket: str, endpoint: str | None) -> pafs.FileSystem
             or ("us-east-1" if host else None),
             connect_timeout=CONNECT_TIMEOUT_S,
             request_timeout=REQUEST_TIMEOUT_S,
-            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=3),
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=NUM_CLIENT_ATTEMPTS),
         )
     filesystem, _ = pafs.FileSystem.from_uri(scheme_and_bucket)
     return filesystem
@@ -292,7 +305,9 @@ def _store(uri: str) -> str:
 
 
 def _advice(message: str) -> str:
-    if any(sign in message for sign in ("ACCESS_DENIED", "SIGNATURE", "INVALID_ACCESS_KEY", "403", "redential")):
+    if any(
+        sign in message for sign in ("ACCESS_DENIED", "SIGNATURE", "INVALID_ACCESS_KEY", "HTTP status 403", "redential")
+    ):
         return ". Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the node's instance role"
     if "NO_SUCH_BUCKET" in message:
         return ". Create the bucket first"

@@ -11,6 +11,8 @@ from jasper_ray.data.manifest import read_manifest
 from jasper_ray.data.preparation import PreparationReport, prepare_dataset
 from jasper_ray.data.shards import ShardReader
 from jasper_ray.errors import DataError
+from jasper_ray.storage import object_store
+from jasper_ray.storage.shard_cache import ShardCache
 
 
 def wav(seconds: float, rate_hz: int = 16000, channels: int = 1, silent: bool = False) -> bytes:
@@ -104,3 +106,20 @@ def test_a_dataset_may_lie_on_an_object_store(s3_bucket: str, tmp_path: Path) ->
     manifest = read_manifest(target)
     assert report.num_utterances == len(manifest) == 2
     assert manifest.shards == [f"{target}/shards/00000.arrow"]
+    reader = ShardReader(ShardCache(tmp_path / "cache", 10**9).fetch(manifest.shards[0]))
+    assert [bytes(reader.audio(row)) for row in manifest.rows] == [audio for audio, _ in GOOD.values()]
+    assert prepare_dataset([], target, alphabet=ENGLISH_ALPHABET).reused
+
+
+def test_a_place_in_the_store_and_a_place_on_disk_get_the_same_bytes(s3_bucket: str, tmp_path: Path) -> None:
+    config, target = corpus(tmp_path / "c", GOOD), f"{s3_bucket}/{tmp_path.name}/dataset"
+    prepare_dataset([config], target, alphabet=ENGLISH_ALPHABET)
+    prepare(tmp_path / "d", config)
+    names = object_store.list_files(target)
+    assert names == ["manifest.parquet", "shards/00000.arrow"]
+    assert all(object_store.read_bytes(f"{target}/{n}") == (tmp_path / "d" / n).read_bytes() for n in names)
+
+
+def test_a_wrong_alphabet_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="alphabet must hold each character once"):
+        prepare_dataset([CorpusConfig(source="nowhere")], str(tmp_path / "d"), alphabet="aa")

@@ -7,7 +7,6 @@ import soundfile
 
 pytest.importorskip("espeakng_loader", reason="the extra [demo] is not installed")
 
-from jasper_ray.data.espeak import Espeak
 from jasper_ray.data.synthetic import DIGITS, EVALUATION_VARIANTS, TRAIN_VARIANTS, read_synthetic, transcript, voices
 from jasper_ray.errors import DataError
 
@@ -46,12 +45,6 @@ def test_texts_are_digits_and_commands_in_turn() -> None:
     words = {word for number in range(1500) for word in transcript("train", number).split()}
     assert 50 <= len(words) <= 80
     assert {word for number in range(180) for word in transcript("evaluation", number).split()} <= words
-
-
-def test_a_voice_that_does_not_exist_is_named() -> None:
-    request = {"text": "one", "voice": "no-such-voice", "pitch": 50, "range": 50, "rate": 175}
-    with Espeak() as espeak, pytest.raises(DataError, match="no-such-voice"):
-        list(espeak.speak_all([request]))
 
 
 def test_another_name_is_refused() -> None:

@@ -1,10 +1,75 @@
 import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from jasper_ray.errors import StorageError
 from jasper_ray.storage import object_store
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class FaultyS3(ThreadingHTTPServer):
+    """Answers every request with one fault: a status and an S3 error code, or `reset`."""
+
+    fault = ""
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class FaultyHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyS3
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.close_connection = True
+        if self.server.fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        status, code = self.server.fault.split()
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>sorry</Message></Error>".encode()
+        self.send_response(int(status))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
+
+    def log_message(self, format: str, *values: object) -> None:
+        pass
+
+
+@pytest.fixture
+def faulty_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """A store that fails, with pauses cut to nothing."""
+    server = FaultyS3(("127.0.0.1", 0), FaultyHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    variables = {
+        "AWS_ENDPOINT_URL": server.endpoint,
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(object_store, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(object_store, "NUM_CLIENT_ATTEMPTS", 1)
+    object_store._filesystem.cache_clear()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -76,9 +141,33 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_passing_faults_are_tried_again_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store.time, "sleep", lambda seconds: None)
-    faults = [OSError("AWS Error UNKNOWN (HTTP status 503)"), OSError("AWS Error NETWORK_CONNECTION: timeout")]
+@pytest.mark.parametrize(
+    "fault", ["503 SlowDown", "503 ServiceUnavailable", "500 InternalError", "502 -", "504 -", "reset"]
+)
+@pytest.mark.parametrize("request_", ["read", "write", "list"])
+def test_faults_that_pass_are_tried_again(faulty_s3: FaultyS3, request_: str, fault: str) -> None:
+    work = {
+        "read": lambda: object_store.read_bytes("s3://bucket/key"),
+        "write": lambda: object_store.write_bytes("s3://bucket/key", b"x"),
+        "list": lambda: object_store.list_files("s3://bucket/key"),
+    }[request_]
+    faulty_s3.fault = fault
+    with pytest.raises(StorageError, match=rf"s3://bucket/key: failed after 5 attempts \(store: {faulty_s3.endpoint}"):
+        work()
+
+
+@pytest.mark.parametrize("fault", ["403 AccessDenied", "501 NotImplemented", "400 InvalidRequest"])
+def test_faults_that_stay_are_not_tried_again(faulty_s3: FaultyS3, fault: str) -> None:
+    faulty_s3.fault = fault
+    with pytest.raises(StorageError, match="s3://bucket/key: failed \\(store") as error:
+        object_store.write_bytes("s3://bucket/key", b"x")
+    assert ("Check AWS_ACCESS_KEY_ID" in str(error.value)) == (fault == "403 AccessDenied")
+
+
+def test_a_store_that_recovers_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses_s: list[float] = []
+    monkeypatch.setattr(object_store.time, "sleep", pauses_s.append)
+    faults = [OSError("AWS Error SLOW_DOWN during GetObject operation: slow")] * 3
 
     def flaky() -> str:
         if faults:
@@ -86,15 +175,54 @@ def test_passing_faults_are_tried_again_and_others_are_not(monkeypatch: pytest.M
         return "done"
 
     assert object_store._remote("s3://b/k", flaky) == "done"
-    calls: list[int] = []
+    assert len(pauses_s) == 3 and all(0.5 <= pause_s / (0.2 * 2**n) <= 1.5 for n, pause_s in enumerate(pauses_s))
 
-    def denied() -> None:
-        calls.append(1)
-        raise OSError("AWS Error ACCESS_DENIED: no")
 
-    with pytest.raises(StorageError, match=r"s3://b/k.*ACCESS_DENIED.*Check AWS_ACCESS_KEY_ID"):
-        object_store._remote("s3://b/k", denied)
-    assert len(calls) == 1
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from jasper_ray.storage import object_store
+
+def interrupt():
+    time.sleep(float(sys.argv[3]))
+    os.kill(os.getpid(), signal.SIGINT)
+
+object_store.exists(sys.argv[2])
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    while True:
+        object_store.upload_file(Path(sys.argv[1]), sys.argv[2])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_upload_that_is_interrupted_leaves_a_whole_object(s3_bucket: str, tmp_path: Path) -> None:
+    file, uri = tmp_path / "file", f"{s3_bucket}/{tmp_path.name}/file"
+    file.write_bytes(os.urandom(30_000_000))
+    for delay_s in ("0.1", "0.25", "0.4"):
+        object_store.write_bytes(uri, b"old")
+        result = run_script(INTERRUPTED, file, uri, delay_s)
+        assert result.stdout == "interrupted\n", result.stderr
+        assert object_store.read_bytes(uri) in (b"old", file.read_bytes())
+
+
+def test_a_script_that_used_a_store_ends_cleanly(s3_bucket: str, tmp_path: Path) -> None:
+    script = """
+import sys
+from jasper_ray.storage import object_store
+object_store.write_bytes(sys.argv[1], b"x")
+filesystem, path = object_store._open(sys.argv[1])
+left_open = filesystem.open_input_file(path)
+print(object_store.read_bytes(sys.argv[1]))
+"""
+    result = run_script(script, f"{s3_bucket}/{tmp_path.name}/x")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "b'x'\n", "")
+
+
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
 
 
 def test_wrong_credentials_say_which_store_and_what_to_check(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

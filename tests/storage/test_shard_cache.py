@@ -1,11 +1,14 @@
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from jasper_ray.storage import object_store
 from jasper_ray.storage.shard_cache import ShardCache
+
+SPAWN = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture
@@ -62,16 +65,49 @@ def test_what_a_killed_process_left_behind_does_not_block(shards: list[str], tmp
     assert not list(folder.glob("*.partial")) and not list(folder.glob(".*.partial"))
 
 
-def _fetch(folder: str, uri: str) -> None:
+def _fetch_and_note(folder: str, uri: str, notes: str) -> None:
+    """Fetch in a process of its own, slowly, and write a file for every download."""
+
+    def download(uri: str, local: Path) -> None:
+        (Path(notes) / f"{os.getpid()}").write_text(uri)
+        time.sleep(0.5)
+        original(uri, local)
+
+    original, object_store.download_file = object_store.download_file, download
     assert len(ShardCache(Path(folder), 10_000).fetch(uri).read_bytes()) == 1000
 
 
-def test_two_processes_may_want_the_same_shard_at_once(shards: list[str], tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_fetch, args=(str(tmp_path / "cache"), shards[2])) for _ in range(2)]
+def test_two_processes_that_want_the_same_shard_at_once_download_it_once(shards: list[str], tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    arguments = (str(tmp_path / "cache"), shards[2], str(tmp_path / "notes"))
+    processes = [SPAWN.Process(target=_fetch_and_note, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(cached(tmp_path / "cache")) == 1
+    assert len(list((tmp_path / "notes").iterdir())) == 1
+
+
+def _hang_in_a_download(folder: str, uri: str) -> None:
+    def download(uri: str, local: Path) -> None:
+        (local.parent / f".{local.name}.abc.partial").write_bytes(b"half")
+        time.sleep(600)
+
+    object_store.download_file = download
+    ShardCache(Path(folder), 10_000).fetch(uri)
+
+
+def test_a_process_killed_in_a_download_does_not_block_the_next(shards: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    process = SPAWN.Process(target=_hang_in_a_download, args=(str(folder), shards[0]))
+    process.start()
+    deadline_s = time.monotonic() + 30
+    while not list(folder.glob(".*.partial")):
+        assert time.monotonic() < deadline_s and process.is_alive()
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    assert ShardCache(folder, 10_000).fetch(shards[0]).read_bytes() == bytes([0]) * 1000
+    assert not list(folder.glob(".*.partial"))

@@ -20,10 +20,11 @@ def read_jsonl(source: Path) -> Iterator[CorpusUtterance]:
     """
     file = source / MANIFEST_FILE if source.is_dir() else source
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines(): it also splits at U+2028 and others, which JSON texts may hold as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield _utterance(file, number, line)
 
@@ -44,12 +45,12 @@ def _utterance(file: Path, number: int, line: str) -> CorpusUtterance:
         audio = path.read_bytes()
     except OSError as error:
         raise DataError(f"{where}: audio {path} cannot be read: {error.strerror}") from error
-    fields = {str(key): str(value) for key, value in row.items() if key not in OWN_KEYS}
+    fields = {str(key): str(value) for key, value in row.items() if key not in OWN_KEYS and value is not None}
     return CorpusUtterance(
-        id=str(row.get("id", path.stem)),
+        id=path.stem if row.get("id") is None else str(row["id"]),
         audio=audio,
         path=str(row["audio"]),
         text=row["text"],
-        speaker=str(row.get("speaker", "")),
+        speaker=fields.get("speaker", ""),
         fields=fields,
     )

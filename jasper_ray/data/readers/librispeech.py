@@ -24,22 +24,41 @@ def read_librispeech(source: Path) -> Iterator[CorpusUtterance]:
 
 
 def _chapter(transcripts: Path) -> Iterator[CorpusUtterance]:
-    folder = transcripts.parent
-    texts: dict[str, str] = {}
-    for number, line in enumerate(transcripts.read_text(encoding="utf-8").splitlines(), start=1):
-        utterance_id, space, text = line.strip().partition(" ")
-        if not space:
-            raise DataError(f"{transcripts}, line {number}: must be an id, a space and a transcript, got {line!r}")
-        texts[utterance_id] = text
-    unheard = sorted({path.stem for path in folder.glob("*.flac")} - texts.keys())
+    # Resolved, so that the folders above are known when the source is the current folder.
+    folder = transcripts.resolve().parent
+    lines = _lines(transcripts)
+    unheard = sorted({path.stem for path in folder.glob("*.flac")} - lines.keys())
     if unheard:
         raise DataError(f"{transcripts}: has no line for {folder / unheard[0]}.flac ({len(unheard)} such files)")
-    subset, speaker, chapter = folder.parts[-3:]
-    for utterance_id, text in texts.items():
+    subset, speaker, chapter = ("", "", *folder.parts)[-3:]
+    for utterance_id, (number, text) in lines.items():
         path = folder / f"{utterance_id}.flac"
         try:
             audio = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{transcripts}: {utterance_id} has no audio: {path}: {error.strerror}") from error
+            raise DataError(
+                f"{transcripts}, line {number}: {utterance_id} has no audio: {path}: {error.strerror}"
+            ) from error
         fields = {"subset": subset, "speaker": speaker, "chapter": chapter}
         yield CorpusUtterance(utterance_id, audio, f"{subset}/{speaker}/{chapter}/{path.name}", text, speaker, fields)
+
+
+def _lines(transcripts: Path) -> dict[str, tuple[int, str]]:
+    """Line number and transcript by utterance id."""
+    try:
+        content = transcripts.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{transcripts}: cannot be read: {error}") from error
+    lines: dict[str, tuple[int, str]] = {}
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        utterance_id, space, text = line.strip().partition(" ")
+        if not space:
+            raise DataError(f"{transcripts}, line {number}: must be an id, a space and a transcript, got {line!r}")
+        if utterance_id in lines:
+            raise DataError(
+                f"{transcripts}, line {number}: {utterance_id} comes twice, first in line {lines[utterance_id][0]}"
+            )
+        lines[utterance_id] = (number, text)
+    return lines

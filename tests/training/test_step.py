@@ -1,0 +1,117 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from jasper_ray.config.model import BlockConfig, ModelConfig
+from jasper_ray.config.schema import OptimizerConfig, TrainingConfig
+from jasper_ray.data.batch import Batch
+from jasper_ray.model.jasper import Jasper
+from jasper_ray.training.ema import WeightAverage
+from jasper_ray.training.step import TrainStep, build_optimizer
+from jasper_ray.training.world import World
+
+
+def nvidia_blocks(encoder: dict[str, Any]) -> tuple[BlockConfig, ...]:
+    return tuple(
+        BlockConfig(
+            filters=block["filters"],
+            kernel=block["kernel_size"][0],
+            stride=block["stride"][0],
+            dilation=block["dilation"][0],
+            repeat=block["repeat"],
+            residual="dense" if block.get("residual_dense") else "none",
+        )
+        for block in encoder["blocks"]
+    )
+
+
+def make_step(model: Jasper, average: WeightAverage | None = None, precision: str = "fp32") -> TrainStep:
+    optimizer = build_optimizer(model, OptimizerConfig(lr=0.01))
+    config = TrainingConfig(precision=precision)
+    return TrainStep(model, optimizer, average, world=World(), config=config, blank=28, seed=0)
+
+
+def make_batch(features: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Batch:
+    return Batch(features, lengths.long(), labels.long(), label_lengths.long(), tuple(range(len(features))), 1.0)
+
+
+def test_three_updates_equal_nvidias(nvidia_fixtures: Path) -> None:
+    saved = torch.load(nvidia_fixtures / "train3x2dr_novograd.pt", weights_only=True)
+    arrays = {name: torch.from_numpy(a) for name, a in np.load(nvidia_fixtures / "train3x2dr_novograd.npz").items()}
+    blocks = nvidia_blocks(saved["config"]["jasper"]["encoder"])
+    model = Jasper(ModelConfig(preset=None, blocks=blocks), num_mels=64, num_labels=29)
+    model.load_state_dict(saved["state_dict_step0"])
+    average = WeightAverage(model, decay=0.999)
+    step = make_step(model, average)
+    batch = make_batch(arrays["feats"], arrays["feat_lens"], arrays["txt"], arrays["txt_lens"])
+    for update in (1, 2, 3):
+        result = step.run([batch], [0], global_step=update - 1, num_utterances=4, lr=0.01)
+        assert result.loss == pytest.approx(float(arrays[f"loss_step{update}"]), rel=1e-5)
+        for name, tensor in saved[f"state_dict_step{update}"].items():
+            torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-5, rtol=1e-5, msg=f"{update} {name}")
+    for name, tensor in saved["ema_after3"].items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(average.weights[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def small_model() -> Jasper:
+    torch.manual_seed(0)
+    blocks = (BlockConfig(filters=16, kernel=11, stride=2, dropout=0.2), BlockConfig(filters=16, kernel=5, dropout=0.2))
+    return Jasper(ModelConfig(preset=None, blocks=blocks), num_mels=8, num_labels=29)
+
+
+def random_batches(count: int) -> list[Batch]:
+    torch.manual_seed(1)
+    return [
+        make_batch(torch.randn(2, 8, 60), torch.tensor([60, 50]), torch.randint(0, 28, (2, 5)), torch.tensor([5, 3]))
+        for _ in range(count)
+    ]
+
+
+def test_dropout_is_drawn_from_step_and_microbatch_not_from_what_ran_before() -> None:
+    results = []
+    for noise in (0, 7):
+        step = make_step(small_model())
+        torch.rand(noise)  # another state of the global generator
+        results.append(step.run(random_batches(2), [0, 1], global_step=5, num_utterances=4, lr=0.01).loss)
+    other = make_step(small_model()).run(random_batches(2), [0, 1], global_step=6, num_utterances=4, lr=0.01).loss
+    assert results[0] == results[1] != other
+
+
+def test_the_figures_of_a_step_are_those_of_its_batches() -> None:
+    result = make_step(small_model()).run(random_batches(3), [0, 1, 2], global_step=0, num_utterances=6, lr=0.01)
+    assert (result.num_utterances, result.audio_s, result.skipped) == (6, 3.0, False)
+    assert result.padding_share == pytest.approx(1 - 110 / 120)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_without_finite_loss_changes_nothing_and_names_the_rows(precision: str) -> None:
+    model = small_model()
+    average = WeightAverage(model, decay=0.9)
+    step = make_step(model, average, precision)
+    (batch,) = random_batches(1)
+    infeasible = make_batch(batch.features, torch.tensor([60, 4]), batch.labels, torch.tensor([5, 5]))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = step.run([infeasible], [0], global_step=0, num_utterances=2, lr=0.01)
+    assert result.skipped and result.bad_rows == (1,)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    good = step.run([batch], [0], global_step=1, num_utterances=2, lr=0.01)
+    assert not good.skipped and good.bad_rows == ()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_steps_on_a_gpu_learn(precision: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    model = small_model().cuda()
+    config = TrainingConfig(precision=precision)
+    optimizer = build_optimizer(model, OptimizerConfig(lr=0.01))
+    world = World(device=torch.device("cuda", 0))
+    step = TrainStep(model, optimizer, None, world=world, config=config, blank=28, seed=0)
+    losses = [step.run(random_batches(2), [0, 1], global_step=n, num_utterances=4, lr=0.01).loss for n in range(30)]
+    assert losses[-1] < losses[0]
