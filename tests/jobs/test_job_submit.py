@@ -50,7 +50,7 @@ def test_a_submitted_job_trains_and_succeeds(dashboard: str, tmp_path: Path) -> 
         f"data.evaluation=[{{path: {tmp_path}/evaluation}}]",
         f"output={tmp_path}/run",
         "cluster={num_workers: 2, cpus_per_worker: 0.5}",
-        "training.epochs=2",
+        "training.epochs=3",
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert JobSubmissionClient(dashboard).get_job_status("good") == JobStatus.SUCCEEDED
