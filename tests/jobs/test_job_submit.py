@@ -19,13 +19,17 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
-    """A local cluster that takes jobs."""
+    """A local cluster that takes jobs; its `python` is the one that runs these tests."""
     port = free_port("127.0.0.1", 0)
-    ray.init(address="local", num_cpus=2, object_store_memory=100_000_000, include_dashboard=True, dashboard_port=port)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        ray.init(
+            address="local", num_cpus=2, object_store_memory=100_000_000, include_dashboard=True, dashboard_port=port
+        )
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            ray.shutdown()
 
 
 def submit(dashboard: str, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
