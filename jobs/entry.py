@@ -41,7 +41,10 @@ def run_job(work: Callable[[], Mapping[str, Any]]) -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    """SIGTERM does what Ctrl-C does at that moment; while Ray Train trains, that is to abort the run."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background by a shell script
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _finite(value: Any) -> Any:

@@ -1,11 +1,10 @@
 """Serve a bundle over HTTP until Ctrl-C: `python -m jobs.serve BUNDLE`."""
 
 import argparse
-import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -74,9 +73,6 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
         gpus_per_replica=1.0 if arguments.device.startswith("cuda") else 0.0,
         max_batch_size=arguments.max_batch_size,
     )
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
     with serving(args, host=arguments.host, port=arguments.port) as url:
         console.print(f"serving {arguments.bundle} at {url}; stop with Ctrl-C", highlight=False)
         console.print(
@@ -84,7 +80,8 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
             highlight=False,
             soft_wrap=True,
         )
-        stopped.wait()
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
     return {"bundle": arguments.bundle, "url": url}
 
 

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from jasper_ray.config.strict import StrictModel
 from jasper_ray.inference.transcriber import Transcriber, Transcript
 from jasper_ray.model.bundle import read_bundle_config
+from jasper_ray.storage import object_store
 from serve.openai_api import Limits, ModelCard, build_api
 
 
@@ -124,6 +125,7 @@ def build(args: ServeArgs) -> Application:
     Raises:
         BundleError: There is no bundle; said here and not by a replica that fails to start.
     """
+    args = args.model_copy(update={"bundle": object_store.absolute(args.bundle)})  # replicas start in another folder
     read_bundle_config(args.bundle)
     recognizer = serve.deployment(
         RecognizerReplica,

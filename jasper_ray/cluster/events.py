@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-import ray.train
 
 from jasper_ray.training.report import EventKind, Reporter
 
@@ -38,15 +37,6 @@ class BoardReporter:
     def report(self, kind: EventKind, values: Mapping[str, object]) -> None:
         """Take one event."""
         self._board.push.remote(kind, dict(values))
-
-
-class RayTrainReporter:
-    """Passes evaluations to Ray Train (and through it to Ray Tune); every worker must have one."""
-
-    def report(self, kind: EventKind, values: Mapping[str, object]) -> None:
-        """Take one event."""
-        if kind == "evaluation":
-            ray.train.report(dict(values))
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,20 +37,36 @@ def connected_to_ray(*, num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     logging_level = logging.WARNING
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging_level)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=True,
-            logging_level=logging_level,
-        )
+    with _signals_given_back():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging_level)
+        else:
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=True,
+                logging_level=logging_level,
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals_given_back() -> Iterator[None]:
+    """Ray takes SIGTERM in `ray.init` and SIGINT in `fit`, both for good; the process's own handlers come back here."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def prepare_missing_datasets(config: RunConfig) -> None:
@@ -88,7 +106,7 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
     if config.data.evaluation:
         read_datasets(config.data.evaluation, key="data.evaluation")
     require_capacity(config.cluster)
-    with shown_on(display) as board:
+    with shown_on(display) as board, _signals_given_back():
         try:
             result = _build_trainer(config, board).fit()
         except TrainingFailedError as error:
@@ -101,17 +119,15 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same run with its local paths made absolute: workers start in another folder than the driver."""
 
     def datasets(given: tuple[DatasetConfig, ...]) -> tuple[DatasetConfig, ...]:
-        return tuple(dataset.model_copy(update={"path": _absolute(dataset.path)}) for dataset in given)
+        return tuple(dataset.model_copy(update={"path": object_store.absolute(dataset.path)}) for dataset in given)
 
     data = config.data.model_copy(
         update={"train": datasets(config.data.train), "evaluation": datasets(config.data.evaluation)}
     )
-    init_from = _absolute(config.init_from) if config.init_from else None
-    return config.model_copy(update={"output": _absolute(config.output), "data": data, "init_from": init_from})
-
-
-def _absolute(uri: str) -> str:
-    return str(object_store.local_path(uri).absolute()) if object_store.is_local(uri) else uri
+    init_from = object_store.absolute(config.init_from) if config.init_from else None
+    return config.model_copy(
+        update={"output": object_store.absolute(config.output), "data": data, "init_from": init_from}
+    )
 
 
 def require_capacity(config: ClusterConfig) -> None:
@@ -146,7 +162,8 @@ def workers_that_fit(resources: dict[str, float], config: ClusterConfig) -> int:
 
 def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
     cluster = config.cluster
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(cluster.startup_timeout_s))
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.startup_timeout_s)
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(cluster.health_check_interval_s)
     resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
     if cluster.use_gpu:
         resources["GPU"] = 1

@@ -1,19 +1,29 @@
 """What each Ray Train worker runs."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 
-from jasper_ray.cluster.events import BoardReporter, RayTrainReporter
+from jasper_ray.cluster.events import BoardReporter
 from jasper_ray.config.schema import FeatureConfig, LoaderConfig, RunConfig
 from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.torch_loader import TorchLoader
 from jasper_ray.training.assembly import train_run
-from jasper_ray.training.report import Reporter
+from jasper_ray.training.report import EventKind, Reporter
 from jasper_ray.training.world import World
+
+
+class RayTrainReporter:
+    """Passes evaluations to Ray Train (and through it to Ray Tune); every worker must have one."""
+
+    def report(self, kind: EventKind, values: Mapping[str, object]) -> None:
+        """Take one event."""
+        if kind == "evaluation":
+            ray.train.report(dict(values))
 
 
 def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -23,7 +33,9 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments: `config` (a `RunConfig` as plain values) and `board` (an `EventBoard`).
     """
     config = RunConfig.model_validate(arguments["config"])
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else it repeats every evaluation on the terminal
+    # Ray Train would repeat every evaluation on the terminal, through a logger that is not below `ray`.
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("jasper_ray").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     torch.backends.cudnn.benchmark = config.training.cudnn_benchmark
     context = ray.train.get_context()

@@ -295,6 +295,8 @@ class ClusterConfig(StrictModel):
     """How long to wait for an autoscaler to add missing nodes before the run is refused."""
     startup_timeout_s: float = Field(60.0, gt=0)
     """How long to wait for the workers to be placed on nodes that could hold them."""
+    health_check_interval_s: float = Field(0.5, gt=0)
+    """How often the driver looks for dead workers; an evaluation waits for it when the one before is not yet taken."""
     collective_timeout_s: float = Field(300.0, gt=0)
     """How long a worker waits for the others in a collective operation."""
 

@@ -63,6 +63,11 @@ def local_path(uri: str) -> Path:
     return Path(uri.removeprefix("file://")).expanduser()
 
 
+def absolute(uri: str) -> str:
+    """The same place for a process in another folder: a local path made absolute, anything else as it is."""
+    return str(local_path(uri).absolute()) if is_local(uri) else uri
+
+
 def join(uri: str, *parts: str) -> str:
     """`uri` with further parts, separated by single slashes."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from tones import prepare_tones, tone_config
+from processes import command_line, descendants
+from tones import prepare_tones, run_workers, tone_config
 
 from jasper_ray.cluster.trainer import connected_to_ray, require_capacity, run_training, workers_that_fit
 from jasper_ray.config.schema import ClusterConfig
@@ -39,54 +40,34 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_two_ray_workers_train_report_and_write_a_bundle(tones: Path, tmp_path: Path) -> None:
-    events = Events()
-    config = tone_config(tones, tmp_path, "cluster.num_workers=2", "cluster.cpus_per_worker=0.5")
-    figures = run_training(config, events)
-    assert figures["finished"] and figures["global_step"] == 24
-    assert Path(figures["bundle"]).is_dir()
-    kinds = [kind for kind, _ in events.events]
-    assert kinds[0] == "start" and kinds[-1] == "end" and kinds.count("progress") == 24
-    assert events.events[0][1]["workers"] == 2
-
-
-@pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened(tones: Path, tmp_path: Path) -> None:
     overrides = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5", "training.epochs=12"]
     whole = tone_config(tones, tmp_path / "whole", *overrides)
-    run_training(whole, Events())
+    run_workers(whole, 1)  # without Ray, and never interrupted
     config = tone_config(tones, tmp_path / "killed", *overrides)
     killed = threading.Event()
 
     def kill_one_worker() -> None:
         while not any(e["event"] == "checkpoint" for e in read_log(config.output)):
             time.sleep(0.05)
-        os.kill(train_worker_pids()[0], signal.SIGKILL)
+        workers = [pid for pid in descendants(os.getpid()) if "RayTrainWorker" in command_line(pid)]
+        os.kill(workers[0], signal.SIGKILL)
         killed.set()
 
     thread = threading.Thread(target=kill_one_worker, daemon=True)
     thread.start()
-    figures = run_training(config, Events())
-    assert killed.is_set() and figures["finished"]
+    events = Events()
+    figures = run_training(config, events)
+    assert killed.is_set() and figures["finished"] and figures["global_step"] == 48
+    assert Path(figures["bundle"]).is_dir()
+    kinds = [kind for kind, _ in events.events]
+    assert kinds[0] == "start" and kinds[-1] == "end" and kinds.count("start") == 2 and kinds.count("progress") >= 48
+    assert events.events[0][1]["workers"] == 2
     pairs = [
         {e["global_step"]: e["loss"] for e in read_log(run.output) if e["event"] == "progress"}
         for run in (whole, config)
     ]
     assert pairs[1] == pytest.approx(pairs[0], rel=1e-3)
-
-
-def train_worker_pids() -> list[int]:
-    """Processes of Ray Train workers on this machine."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                command = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"RayTrainWorker" in command:
-                found.append(int(folder.name))
-    return found
 
 
 @pytest.mark.usefixtures("cluster")

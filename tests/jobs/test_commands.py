@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import descendants, is_running
 from tones import CONFIG_FILE, prepare_tones, write_corpus
 
 REPOSITORY = Path(__file__).parents[2]
@@ -89,23 +90,6 @@ def test_train_evaluate_transcribe_and_draw(tmp_path: Path) -> None:
     assert figures(run("jobs.curves", output, tmp_path / "c.png"))["picture"] == str(tmp_path / "c.png")
 
 
-def descendants(root: int) -> set[int]:
-    """Processes whose ancestor is `root`."""
-    parents = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    found: set[int] = set()
-    while True:
-        more = {pid for pid, parent in parents.items() if parent == root or parent in found} - found
-        if not more:
-            return found
-        found |= more
-
-
 @pytest.mark.ray
 def test_an_interrupted_training_leaves_no_process_behind(tmp_path: Path) -> None:
     prepare_tones(tmp_path, train=24, evaluation=8)
@@ -127,17 +111,10 @@ def test_an_interrupted_training_leaves_no_process_behind(tmp_path: Path) -> Non
         time.sleep(0.2)
     started = descendants(process.pid)
     assert len(started) > 3
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # what `ray job stop` sends; it takes Ctrl-C's way out
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     deadline_s = time.monotonic() + 20
-    while left := {pid for pid in started if Path(f"/proc/{pid}").exists() and not is_zombie(pid)}:
+    while left := {pid for pid in started if is_running(pid)}:
         assert time.monotonic() < deadline_s, left
         time.sleep(0.2)
-
-
-def is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

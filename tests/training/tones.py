@@ -17,6 +17,8 @@ from jasper_ray.data.torch_loader import TorchLoader
 from jasper_ray.training.assembly import train_run
 from jasper_ray.training.world import World
 
+mp.set_forkserver_preload(["tones"])  # torch is imported once, not by every worker
+
 RATE_HZ = 16000
 CONFIG_FILE = Path(__file__).with_name("tones.yaml")
 
@@ -63,7 +65,8 @@ def run_workers(config: RunConfig, world_size: int) -> None:
         _train(config, World())
         return
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_worker, (config.model_dump_json(), world_size, f"{folder}/rendezvous"), nprocs=world_size)
+        arguments = (config.model_dump_json(), world_size, f"{folder}/rendezvous")
+        mp.start_processes(_worker, arguments, nprocs=world_size, start_method="forkserver")
 
 
 def _worker(rank: int, config: str, world_size: int, rendezvous: str) -> None:
