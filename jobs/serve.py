@@ -8,16 +8,20 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from pydantic import ValidationError
 from ray import serve
+from ray.serve import Application
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from jasper_ray.cluster.trainer import connected_to_ray
-from jasper_ray.errors import CapacityError
+from jasper_ray.cluster.trainer import cluster_room, connected_to_ray
+from jasper_ray.config.schema import ClusterConfig
+from jasper_ray.errors import CapacityError, ConfigError, JasperRayError
 from jobs.entry import console, run_job
 from serve.app import ServeArgs, build
 
 APPLICATION = "jasper"
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 @contextmanager
@@ -31,20 +35,40 @@ def serving(args: ServeArgs, *, host: str = "127.0.0.1", port: int = 8000) -> It
 
     Raises:
         CapacityError: The port is taken.
+        CapacityError: The replicas do not fit on the cluster.
         BundleError: There is no bundle.
     """
     port = free_port(host, port)
     application = build(args)
     with connected_to_ray():
-        serve.start(
-            http_options=HTTPOptions(host=host, port=port),
-            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
-        )
+        _require_room(args)
+        serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=QUIET)
         try:
-            serve.run(application, name=APPLICATION, route_prefix="/")
+            _deploy(application)
             yield f"http://{host}:{port}"
         finally:
             serve.shutdown()
+
+
+def _require_room(args: ServeArgs) -> None:
+    asked = ClusterConfig(
+        num_workers=args.num_replicas, cpus_per_worker=args.cpus_per_replica, use_gpu=args.gpus_per_replica > 0
+    )
+    fitting, have = cluster_room(asked)
+    if fitting < args.num_replicas:
+        each = f"{args.cpus_per_replica:g} CPU" + (" and 1 GPU" if asked.use_gpu else "")
+        raise CapacityError(
+            f"the service asks for {args.num_replicas} replicas of {each} each, the cluster holds {fitting} of them "
+            f"(nodes: {have}). Lower --replicas, use --device cpu, or add nodes"
+        )
+
+
+def _deploy(application: Application) -> None:
+    try:
+        serve.run(application, name=APPLICATION, route_prefix="/", logging_config=QUIET)
+    except RuntimeError as error:  # Serve gives up after some attempts; the replica's own words come last
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise JasperRayError(f"the service did not start: {lines[-1].strip()}") from error
 
 
 def free_port(host: str, port: int) -> int:
@@ -57,22 +81,24 @@ def free_port(host: str, port: int) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise CapacityError(
-                f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port"
-            ) from error
+        except (OSError, OverflowError) as error:
+            raise CapacityError(f"cannot listen on {host}:{port}: {error}. Choose another with --port") from error
         return int(probe.getsockname()[1])
 
 
 def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    args = ServeArgs(
-        bundle=arguments.bundle,
-        device=arguments.device,
-        precision=arguments.precision,
-        num_replicas=arguments.replicas,
-        gpus_per_replica=1.0 if arguments.device.startswith("cuda") else 0.0,
-        max_batch_size=arguments.max_batch_size,
-    )
+    try:
+        args = ServeArgs(
+            bundle=arguments.bundle,
+            device=arguments.device,
+            precision=arguments.precision,
+            num_replicas=arguments.replicas,
+            gpus_per_replica=1.0 if arguments.device.startswith("cuda") else 0.0,
+            max_batch_size=arguments.max_batch_size,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{first['loc'][0]}={first['input']!r}: {first['msg']}") from error
     with serving(args, host=arguments.host, port=arguments.port) as url:
         console.print(f"serving {arguments.bundle} at {url}; stop with Ctrl-C", highlight=False)
         console.print(

@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from jasper_ray.config.strict import StrictModel
 from jasper_ray.inference.transcriber import Transcriber, Transcript
-from jasper_ray.model.bundle import read_bundle_config
+from jasper_ray.model.bundle import check_bundle, read_bundle_config
 from jasper_ray.storage import object_store
 from serve.openai_api import Limits, ModelCard, build_api
 
@@ -123,10 +123,10 @@ def build(args: ServeArgs) -> Application:
         args: From the command line or a Serve YAML file.
 
     Raises:
-        BundleError: There is no bundle; said here and not by a replica that fails to start.
+        BundleError: There is no bundle, or its weights do not fit; said here and not by a replica that fails to start.
     """
     args = args.model_copy(update={"bundle": object_store.absolute(args.bundle)})  # replicas start in another folder
-    read_bundle_config(args.bundle)
+    check_bundle(args.bundle)
     recognizer = serve.deployment(
         RecognizerReplica,
         name="Recognizer",

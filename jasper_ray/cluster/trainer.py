@@ -138,20 +138,25 @@ def require_capacity(config: ClusterConfig) -> None:
     """
     deadline_s = time.monotonic() + config.wait_for_nodes_s
     while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        fitting = sum(workers_that_fit(resources, config) for resources in nodes)
+        fitting, have = cluster_room(config)
         if fitting >= config.num_workers:
             return
         if time.monotonic() >= deadline_s:
             break
         time.sleep(1.0)
     per_worker = f"{config.cpus_per_worker:g} CPU" + (" and 1 GPU" if config.use_gpu else "")
-    have = "; ".join(f"{r.get('CPU', 0):g} CPU, {r.get('GPU', 0):g} GPU" for r in nodes) or "no node"
     raise CapacityError(
         f"the run asks for {config.num_workers} workers of {per_worker} each, the cluster holds {fitting} of them "
         f"(nodes: {have}). Lower cluster.num_workers or cluster.cpus_per_worker, add nodes, "
         "or let an autoscaler add them with cluster.wait_for_nodes_s"
     )
+
+
+def cluster_room(config: ClusterConfig) -> tuple[int, str]:
+    """How many workers the connected cluster's nodes can hold, and what each node has, in words."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    have = "; ".join(f"{r.get('CPU', 0):g} CPU, {r.get('GPU', 0):g} GPU" for r in nodes) or "no node"
+    return sum(workers_that_fit(resources, config) for resources in nodes), have
 
 
 def workers_that_fit(resources: dict[str, float], config: ClusterConfig) -> int:

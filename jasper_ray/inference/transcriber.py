@@ -72,7 +72,7 @@ class Transcriber:
         Returns:
             One transcript per waveform; alone or together they are the same.
         """
-        features = [self._filterbank(torch.from_numpy(np.ascontiguousarray(waveform))) for waveform in waveforms]
+        features = [self._filterbank(torch.tensor(waveform, dtype=torch.float32)) for waveform in waveforms]
         transcripts: dict[int, Transcript] = {}
         for rows in self._batches([one.shape[1] for one in features]):
             padded, lengths = self._pad([features[row] for row in rows])

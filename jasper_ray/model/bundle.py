@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -93,6 +94,26 @@ def read_bundle_config(uri: str) -> BundleConfig:
         raise BundleError(f"{uri}/{CONFIG_FILE} is not a valid bundle description: {error}") from error
 
 
+def check_bundle(uri: str) -> BundleConfig:
+    """The description of a bundle whose weights fit it; of local weights the header is read, of remote ones nothing.
+
+    Raises:
+        BundleError: As `load_bundle`.
+    """
+    config = read_bundle_config(uri)
+    if object_store.is_local(uri):
+        weights_uri = object_store.join(uri, WEIGHTS_FILE)
+        try:
+            with safe_open(object_store.local_path(weights_uri), framework="pt") as weights:
+                shapes = {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BundleError(f"{weights_uri} cannot be read as weights: {error}") from error
+        with torch.device("meta"):
+            model = build_model(config.model, config.features, config.text)
+        _require_fit(model, shapes, source=weights_uri)
+    return config
+
+
 def load_bundle(uri: str, *, device: str = "cpu", plain_weights: bool = False) -> Bundle:
     """Load a bundle from a local folder or an object store.
 
@@ -119,18 +140,22 @@ def load_weights(model: Jasper, weights: dict[str, Tensor], *, source: str) -> N
     Raises:
         BundleError: Names the first tensors that are missing, unknown or of another shape.
     """
-    expected = model.state_dict()
-    problems = [f"{name} is missing" for name in expected.keys() - weights.keys()]
-    problems += [f"{name} is not part of the model" for name in weights.keys() - expected.keys()]
+    _require_fit(model, {name: list(tensor.shape) for name, tensor in weights.items()}, source=source)
+    model.load_state_dict(weights)
+
+
+def _require_fit(model: Jasper, shapes: dict[str, list[int]], *, source: str) -> None:
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = [f"{name} is missing" for name in expected.keys() - shapes.keys()]
+    problems += [f"{name} is not part of the model" for name in shapes.keys() - expected.keys()]
     problems += [
-        f"{name} is {list(weights[name].shape)}, the model has {list(expected[name].shape)}"
-        for name in expected.keys() & weights.keys()
-        if weights[name].shape != expected[name].shape
+        f"{name} is {shapes[name]}, the model has {expected[name]}"
+        for name in expected.keys() & shapes.keys()
+        if shapes[name] != expected[name]
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:5])
         raise BundleError(f"{source} does not fit its model in {len(problems)} tensors: {shown}")
-    model.load_state_dict(weights)
 
 
 def _read_weights(uri: str) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.schema import FeatureConfig, TextConfig
 from jasper_ray.errors import BundleError
-from jasper_ray.model.bundle import BundleConfig, build_model, load_bundle, load_weights, save_bundle
+from jasper_ray.model.bundle import BundleConfig, build_model, check_bundle, load_bundle, load_weights, save_bundle
 
 CONFIG = BundleConfig(
     features=FeatureConfig(num_mels=8),
@@ -58,5 +58,14 @@ def test_another_format_and_damaged_files_are_refused(folder: Path) -> None:
         load_bundle(str(folder))
     (folder / "config.json").write_text(json.dumps(raw))
     (folder / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(BundleError, match=r"model\.safetensors cannot be read as weights"):
-        load_bundle(str(folder))
+    for read in (load_bundle, check_bundle):
+        with pytest.raises(BundleError, match=r"model\.safetensors cannot be read as weights"):
+            read(str(folder))
+
+
+def test_a_check_reads_no_weights_but_finds_those_that_do_not_fit(folder: Path) -> None:
+    assert check_bundle(str(folder)) == CONFIG
+    wider = CONFIG.model_copy(update={"text": TextConfig(alphabet=" abc")})
+    (folder / "config.json").write_text(wider.model_dump_json())
+    with pytest.raises(BundleError, match=r"2 tensors: decoder\.layers\.0\.bias is \[4\], the model has \[5\]"):
+        check_bundle(str(folder))

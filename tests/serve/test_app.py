@@ -95,6 +95,19 @@ def test_a_port_that_is_taken_is_said_at_once(url: str, bundle: str) -> None:
         pass
 
 
+def test_replicas_that_the_cluster_cannot_hold_are_refused_at_once(url: str, bundle: str) -> None:
+    with (
+        pytest.raises(CapacityError, match=r"asks for 99 replicas of 1 CPU each, the cluster holds \d+ of them"),
+        serving(ServeArgs(bundle=bundle, num_replicas=99), port=0),
+    ):
+        pass
+
+
+def test_replicas_find_a_bundle_named_by_a_relative_path(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(bundle).parent)
+    assert build(ServeArgs(bundle=Path(bundle).name))._bound_deployment.init_args[0].bundle == bundle
+
+
 def test_a_missing_bundle_is_said_before_replicas_start(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         build(ServeArgs(bundle=str(tmp_path)))
