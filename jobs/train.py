@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from jasper_ray.cluster.display import open_display
-from jasper_ray.cluster.trainer import connected_to_ray, prepare_missing_datasets, run_training
 from jasper_ray.config.files import load_run_config
 from jasper_ray.config.knobs import describe_knobs
 from jasper_ray.config.schema import RunConfig
@@ -19,6 +17,10 @@ SUMMARY_FILE = "summary.json"
 
 def train(config: RunConfig) -> Mapping[str, Any]:
     """Prepare what is missing, train, and give the run's figures."""
+    # Here, so that help and what is wrong with a config are there at once: Ray and torch take seconds to import.
+    from jasper_ray.cluster.display import open_display
+    from jasper_ray.cluster.trainer import connected_to_ray, prepare_missing_datasets, run_training
+
     started_s = time.monotonic()
     prepare_missing_datasets(config)
     display = open_display(console)

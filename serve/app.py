@@ -21,6 +21,9 @@ from jasper_ray.model.bundle import check_bundle, read_bundle_config
 from jasper_ray.storage import object_store
 from serve.openai_api import Limits, ModelCard, build_api
 
+SHUTDOWN_WAIT_S = 0.5
+"""How often a replica that is to end looks whether its last request has been answered."""
+
 
 class ServeArgs(StrictModel):
     """What an application is made of; `args` in a Serve YAML file."""
@@ -130,6 +133,7 @@ def build(args: ServeArgs) -> Application:
     recognizer = serve.deployment(
         RecognizerReplica,
         name="Recognizer",
+        graceful_shutdown_wait_loop_s=SHUTDOWN_WAIT_S,
         num_replicas=args.num_replicas,
         max_ongoing_requests=args.max_ongoing_requests,
         ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
@@ -137,6 +141,7 @@ def build(args: ServeArgs) -> Application:
     ingress = serve.deployment(
         HttpIngress,
         name="HttpIngress",
+        graceful_shutdown_wait_loop_s=SHUTDOWN_WAIT_S,
         max_ongoing_requests=4 * args.max_ongoing_requests,
         ray_actor_options={"num_cpus": 0},
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from processes import descendants, is_running
+from submission import Submitted
 from tones import CONFIG_FILE, prepare_tones, write_corpus
 
 REPOSITORY = Path(__file__).parents[2]
@@ -64,22 +65,21 @@ def test_prepare_reports_counts_and_reasons(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_train_evaluate_transcribe_and_draw(tmp_path: Path) -> None:
-    prepare_tones(tmp_path, train=24, evaluation=8)
-    output = tmp_path / "run"
-    data = f"data: {{train: [{{path: {tmp_path}/train}}], evaluation: [{{path: {tmp_path}/evaluation}}]}}"
-    trained = figures(run("jobs.train", write_config(tmp_path, data, f"output: {output}")))
+def test_what_was_trained_is_evaluated_transcribed_and_drawn(submitted: Submitted, tmp_path: Path) -> None:
+    folder, output = submitted.folder, submitted.folder / "run"
+    trained = json.loads(next(line for line in submitted.result.stdout.splitlines() if line.startswith("{")))
     assert trained["finished"] and trained["num_utterances"] == 8
+    assert trained.items() <= json.loads((output / "summary.json").read_text()).items()
     assert sorted(path.name for path in output.iterdir() if path.suffix) == ["config.yaml", "log.jsonl", "summary.json"]
 
     predictions = tmp_path / "predictions.jsonl"
-    evaluated = figures(run("jobs.evaluate", trained["bundle"], tmp_path / "evaluation", "--predictions", predictions))
+    evaluated = figures(run("jobs.evaluate", trained["bundle"], folder / "evaluation", "--predictions", predictions))
     assert (evaluated["wer"], evaluated["cer"]) == (trained["wer"], trained["cer"])
     assert evaluated["loss"] == pytest.approx(trained["loss"], rel=1e-5)
     rows = [json.loads(line) for line in predictions.read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"evaluation-corpus-{n}" for n in range(8)]
 
-    files = [tmp_path / "evaluation-corpus" / f"{n}.wav" for n in range(8)]
+    files = [folder / "evaluation-corpus" / f"{n}.wav" for n in range(8)]
     transcribed = figures(run("jobs.transcribe", trained["bundle"], *files))
     assert [row["text"] for row in transcribed["transcripts"]] == [row["hypothesis"] for row in rows]
     (tmp_path / "no.wav").write_bytes(b"no")
