@@ -8,6 +8,7 @@ from typing import Any
 
 from jasper_ray.config.schema import ENGLISH_ALPHABET, CorpusConfig
 from jasper_ray.data.preparation import prepare_dataset
+from jasper_ray.data.readers.registry import FORMATS
 from jasper_ray.errors import ConfigError
 from jasper_ray.text.alphabet import Alphabet
 from jobs.entry import console, run_job
@@ -61,9 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.prepare", description=main.__doc__)
     parser.add_argument("source", help="the corpus: a folder or file; for synthetic: digits-and-commands")
     parser.add_argument("target", help="folder of the dataset, local or s3://")
-    parser.add_argument(
-        "--format", choices=["auto", "librispeech", "jsonl", "synthetic"], default="auto", help="default auto"
-    )
+    formats = ["auto", *FORMATS, "synthetic"]
+    parser.add_argument("--format", choices=formats, default="auto", help="default auto: by what lies there")
     parser.add_argument(
         "--where",
         nargs="+",

@@ -12,6 +12,19 @@ MANIFEST_FILE = "manifest.jsonl"
 OWN_KEYS = ("audio", "text", "id")
 
 
+def is_jsonl(source: Path) -> bool:
+    """Whether this is a folder with a `manifest.jsonl`, or a `.jsonl` file, whose first object has `audio`."""
+    file = source / MANIFEST_FILE if source.is_dir() else source
+    if not file.is_file() or file.suffix != ".jsonl":
+        return False
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            row = json.loads(next((line for line in lines if line.strip()), ""))
+    except (OSError, ValueError):
+        return True  # by its name; reading it says what is wrong
+    return isinstance(row, dict) and "audio" in row
+
+
 def read_jsonl(source: Path) -> Iterator[CorpusUtterance]:
     """Utterances of a `.jsonl` file, or of the `manifest.jsonl` in a folder; audio paths are relative to its folder.
 

@@ -9,6 +9,11 @@ from jasper_ray.errors import DataError
 TRANSCRIPTS = "*.trans.txt"
 
 
+def is_librispeech(source: Path) -> bool:
+    """Whether a folder has LibriSpeech's transcripts somewhere below."""
+    return source.is_dir() and next(source.rglob(TRANSCRIPTS), None) is not None
+
+
 def read_librispeech(source: Path) -> Iterator[CorpusUtterance]:
     """Utterances below a folder, which may be the corpus, a subset, a speaker or a chapter.
 

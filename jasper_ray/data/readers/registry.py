@@ -1,19 +1,31 @@
 """Which reader reads which corpus."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from jasper_ray.config.schema import CorpusConfig
 from jasper_ray.data.readers.corpus import CorpusUtterance
-from jasper_ray.data.readers.jsonl import MANIFEST_FILE, read_jsonl
-from jasper_ray.data.readers.librispeech import TRANSCRIPTS, read_librispeech
+from jasper_ray.data.readers.jsonl import is_jsonl, read_jsonl
+from jasper_ray.data.readers.librispeech import is_librispeech, read_librispeech
 from jasper_ray.data.synthetic import read_synthetic
 from jasper_ray.errors import DataError
 
-READERS: Mapping[str, Callable[[Path], Iterator[CorpusUtterance]]] = {
-    "librispeech": read_librispeech,
-    "jsonl": read_jsonl,
+
+@dataclass(frozen=True)
+class CorpusFormat:
+    """A foreign format."""
+
+    is_there: Callable[[Path], bool]
+    """Whether a file or folder is of this format, by its content."""
+    read: Callable[[Path], Iterator[CorpusUtterance]]
+
+
+FORMATS: Mapping[str, CorpusFormat] = {
+    "jsonl": CorpusFormat(is_jsonl, read_jsonl),
+    "librispeech": CorpusFormat(is_librispeech, read_librispeech),
 }
+"""By name, in the order in which they are tried."""
 
 
 def read_corpus(config: CorpusConfig) -> Iterator[CorpusUtterance]:
@@ -29,26 +41,22 @@ def read_corpus(config: CorpusConfig) -> Iterator[CorpusUtterance]:
         source = Path(config.source).expanduser()
         if not source.exists():
             raise DataError(f"{source}: there is no such corpus")
-        utterances = READERS[detect_format(source) if config.format == "auto" else config.format](source)
+        utterances = FORMATS[detect_format(source) if config.format == "auto" else config.format].read(source)
     for utterance in utterances:
         if _matches(utterance, config):
             yield utterance
 
 
 def detect_format(source: Path) -> str:
-    """The format of a corpus, by what lies there.
+    """The format of a corpus, by what lies there; the first that fits.
 
     Raises:
         DataError: None fits.
     """
-    if source.suffix == ".jsonl" or (source / MANIFEST_FILE).is_file():
-        return "jsonl"
-    if source.is_dir() and next(source.rglob(TRANSCRIPTS), None) is not None:
-        return "librispeech"
-    raise DataError(
-        f"{source}: its format cannot be told: there is no {MANIFEST_FILE} and no {TRANSCRIPTS}. "
-        f"Name it with --format ({', '.join(READERS)})"
-    )
+    for name, corpus_format in FORMATS.items():
+        if corpus_format.is_there(source):
+            return name
+    raise DataError(f"{source}: its format cannot be told. Name it with --format ({', '.join(FORMATS)})")
 
 
 def _matches(utterance: CorpusUtterance, config: CorpusConfig) -> bool:

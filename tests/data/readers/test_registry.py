@@ -34,7 +34,7 @@ def test_where_with_an_unknown_field_names_those_there_are(tmp_path: Path) -> No
 
 
 def test_a_folder_of_no_known_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"its format cannot be told.*--format \(librispeech, jsonl\)"):
+    with pytest.raises(DataError, match=r"its format cannot be told.*--format \(jsonl, librispeech"):
         detect_format(tmp_path)
     with pytest.raises(DataError, match="there is no such corpus"):
         read(tmp_path / "nowhere")
