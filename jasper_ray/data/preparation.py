@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from jasper_ray.audio.decode import audio_info, decode_audio
+from jasper_ray.audio.decode import AudioInfo, audio_info, decode_audio
 from jasper_ray.config.schema import CorpusConfig
 from jasper_ray.data.manifest import MANIFEST_FILE, Utterance, manifest_of, read_manifest, write_manifest
 from jasper_ray.data.readers.corpus import CorpusUtterance
@@ -22,6 +22,8 @@ from jasper_ray.text.normalize import normalize_text
 logger = logging.getLogger(__name__)
 
 CHUNK = 64
+MAX_CHARACTERS_PER_S = 100
+"""One per feature frame of 10 ms: CTC can put out no more, and nobody speaks a fifth of it."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,10 @@ def _check(utterance: CorpusUtterance, alphabet: Alphabet) -> _Checked:
         decoded = decode_audio(utterance.audio, sample_rate_hz=info.sample_rate_hz)
     except AudioError as error:
         return _Checked(utterance, text, 0, 1, str(error))
-    return _Checked(utterance, text, info.num_samples, info.sample_rate_hz, _unusable(text, decoded, alphabet))
+    return _Checked(utterance, text, info.num_samples, info.sample_rate_hz, _unusable(text, decoded, info, alphabet))
 
 
-def _unusable(text: str, waveform: np.ndarray, alphabet: Alphabet) -> str | None:
+def _unusable(text: str, waveform: np.ndarray, info: AudioInfo, alphabet: Alphabet) -> str | None:
     """Why an utterance that decodes cannot be used."""
     if not text:
         return "the transcript is empty"
@@ -146,4 +148,8 @@ def _unusable(text: str, waveform: np.ndarray, alphabet: Alphabet) -> str | None
         alphabet.encode(text)
     except ValueError as error:
         return str(error)
-    return None if np.any(waveform) else "the audio is digital silence"
+    if not np.any(waveform):
+        return "the audio is digital silence"
+    if len(text) > info.duration_s * MAX_CHARACTERS_PER_S:
+        return f"it lasts {info.duration_s:g} s, too short for a transcript of {len(text)} characters"
+    return None

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,50 @@ def test_unusable_utterances_are_left_out_with_their_reasons(tmp_path: Path) -> 
     assert "truncated" in reasons["cut"] and "empty" in reasons["empty"] and "silence" in reasons["silent"]
     assert "6" in reasons["digits"]
     assert len(read_manifest(str(tmp_path / "d"))) == 2
+
+
+def flac(seconds: float, rate_hz: int, channels: int) -> bytes:
+    samples = np.random.default_rng(0).normal(scale=0.1, size=(int(seconds * rate_hz), channels))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate_hz, format="FLAC")
+    return buffer.getvalue()
+
+
+def wav_with(sample: float) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.full(16000, sample, np.float32), 16000, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+def wav_that_claims(seconds: int) -> bytes:
+    audio = bytearray(wav(1.0))
+    audio[40:44] = (seconds * 32000).to_bytes(4, "little")  # the size of its data chunk
+    return bytes(audio)
+
+
+TORTURE = {
+    "truncated": (flac(1.0, 16000, 1)[:9000], r"truncated FLAC"),
+    "nothing": (b"", r"an empty file"),
+    "text": (b"this is no sound at all\n", r"look like text"),
+    "tiny": (wav(0.01), r"it lasts 0\.01 s, too short for a transcript of 11 characters"),
+    "ten-hours": (wav_that_claims(36000), r"truncated: there are 32044 bytes, its header promises"),
+    "nan": (wav_with(float("nan")), r"NaN"),
+    "loud": (wav_with(1e30), r"full scale"),
+}
+
+
+def test_every_bad_file_is_left_out_with_its_reason_and_the_good_ones_stay(tmp_path: Path) -> None:
+    bad = {name: (audio, "hello world") for name, (audio, _) in TORTURE.items()}
+    many_channels = {"studio": (flac(1.0, 192000, 8), "hello world")}  # unusual, but usable
+    config = corpus(tmp_path / "c", GOOD | bad | many_channels)
+    report = prepare(tmp_path / "d", config)
+    assert read_manifest(str(tmp_path / "d")).ids == ["one", "two", "studio"]
+    reasons = dict(report.rejected)
+    assert reasons.keys() == TORTURE.keys()
+    for name, (_, said) in TORTURE.items():
+        assert re.search(said, reasons[name]), (name, reasons[name])
+    with pytest.raises(DataError, match=r"7 utterances .* cannot be used: truncated: .*nan: "):
+        prepare(tmp_path / "strict", config, strict=True)
 
 
 def test_strict_refuses_unusable_utterances_with_the_list(tmp_path: Path) -> None:
