@@ -143,7 +143,7 @@ def test_worker_threads_start_no_torch_threads_and_leave_the_callers_number_alon
         before = num_system_threads()
         inside = [pool.submit(work_in_torch) for _ in range(8)]
         assert {future.result() for future in inside} == {1}
-        assert num_system_threads() == before
+        assert num_system_threads() <= before  # a thread of an earlier test may end meanwhile
         assert torch.get_num_threads() == 4
         seen: list[int] = []
         other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
