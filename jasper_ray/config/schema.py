@@ -136,7 +136,19 @@ class CorpusConfig(StrictModel):
 
     source: str
     """Path of the corpus; for `synthetic` any text."""
-    format: Literal["auto", "librispeech", "jsonl", "synthetic"] = "auto"
+    format: Literal[
+        "auto",
+        "jsonl",
+        "librispeech",
+        "nvidia",
+        "nemo",
+        "lhotse",
+        "kaldi",
+        "table",
+        "webdataset",
+        "huggingface",
+        "synthetic",
+    ] = "auto"
     """How the corpus is laid out; `auto` looks at the files."""
     where: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """Take only utterances whose field has this value or one of these, e.g. {split: train}."""

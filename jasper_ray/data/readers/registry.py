@@ -6,8 +6,15 @@ from pathlib import Path
 
 from jasper_ray.config.schema import CorpusConfig
 from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.data.readers.huggingface import is_huggingface, read_huggingface
 from jasper_ray.data.readers.jsonl import is_jsonl, read_jsonl
+from jasper_ray.data.readers.kaldi import is_kaldi, read_kaldi
+from jasper_ray.data.readers.lhotse import is_lhotse, read_lhotse
 from jasper_ray.data.readers.librispeech import is_librispeech, read_librispeech
+from jasper_ray.data.readers.nemo import is_nemo, read_nemo
+from jasper_ray.data.readers.nvidia import is_nvidia, read_nvidia
+from jasper_ray.data.readers.table import is_table, read_table
+from jasper_ray.data.readers.webdataset import is_webdataset, read_webdataset
 from jasper_ray.data.synthetic import read_synthetic
 from jasper_ray.errors import DataError
 
@@ -24,6 +31,13 @@ class CorpusFormat:
 FORMATS: Mapping[str, CorpusFormat] = {
     "jsonl": CorpusFormat(is_jsonl, read_jsonl),
     "librispeech": CorpusFormat(is_librispeech, read_librispeech),
+    "nvidia": CorpusFormat(is_nvidia, read_nvidia),
+    "nemo": CorpusFormat(is_nemo, read_nemo),
+    "lhotse": CorpusFormat(is_lhotse, read_lhotse),
+    "kaldi": CorpusFormat(is_kaldi, read_kaldi),
+    "table": CorpusFormat(is_table, read_table),
+    "webdataset": CorpusFormat(is_webdataset, read_webdataset),
+    "huggingface": CorpusFormat(is_huggingface, read_huggingface),
 }
 """By name, in the order in which they are tried."""
 

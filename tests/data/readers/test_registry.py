@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from jasper_ray.config.schema import CorpusConfig
-from jasper_ray.data.readers.registry import detect_format, read_corpus
+from jasper_ray.data.readers.registry import FORMATS, detect_format, read_corpus
 from jasper_ray.errors import DataError
 
 
@@ -48,3 +49,15 @@ def test_both_readers_give_the_same_real_speech(speech_data: Path) -> None:
         other = by_lines[name]
         assert (utterance.text.lower(), utterance.audio) == (other.text, other.audio)
         assert (utterance.speaker, utterance.fields["subset"]) == (other.speaker, other.fields["subset"])
+
+
+def test_every_format_can_be_named_in_a_config() -> None:
+    named = get_args(CorpusConfig.model_fields["format"].annotation)
+    assert set(named) == {"auto", "synthetic", *FORMATS}
+
+
+def test_foreign_json_lines_are_told_apart_by_their_keys(tmp_path: Path) -> None:
+    write_lines(tmp_path / "own", {"audio": "a.wav", "text": "x"})
+    write_lines(tmp_path / "nemo", {"audio_filepath": "a.wav", "duration": 1.0, "text": "x"})
+    assert detect_format(tmp_path / "own") == detect_format(tmp_path / "own" / "manifest.jsonl") == "jsonl"
+    assert detect_format(tmp_path / "nemo") == detect_format(tmp_path / "nemo" / "manifest.jsonl") == "nemo"

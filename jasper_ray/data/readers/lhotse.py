@@ -1,0 +1,203 @@
+"""A Lhotse cuts manifest, `.jsonl` or `.jsonl.gz`: a line per cut, an utterance per supervision of it."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from jasper_ray.audio.decode import audio_info
+from jasper_ray.data.readers.clips import cut_audio
+from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.errors import AudioError, DataError
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
+OWN_KEYS = ("id", "text", "start", "duration", "channel")
+# Far longer than any recording: keeps seconds * rate within what a float can hold.
+MAX_S = 1e9
+# A cut of hours with aligned words takes megabytes; what has no line end within this is no manifest.
+MAX_FIRST_LINE_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What a supervision takes of a recording."""
+
+    path: Path
+    start_s: float
+    duration_s: float
+    supervision: Mapping[str, Any]
+    where: str
+    """File and line that ask for it."""
+
+
+def is_lhotse(source: Path) -> bool:
+    """Whether a file, or one directly in a folder, is a manifest of cuts by its first line."""
+    try:
+        return bool(_manifests(source))
+    except OSError:
+        return False
+
+
+def read_lhotse(source: Path) -> Iterator[CorpusUtterance]:
+    """Utterances of a cuts manifest, or of all directly in a folder; audio paths are relative to the manifest's folder.
+
+    Raises:
+        DataError: A line is malformed, is no plain cut with transcripts, or its audio is missing or not a file; names
+            file, line and reason.
+    """
+    manifests = _manifests(source) if source.is_dir() else [source]
+    if not manifests:
+        raise DataError(f"{source}: no manifest of cuts ({', '.join(SUFFIXES)}) in it, so it is not in Lhotse's layout")
+    for manifest in manifests:
+        for path, pieces in groupby(_pieces(manifest), key=lambda piece: piece.path):
+            yield from _utterances(path, pieces)
+
+
+def _utterances(path: Path, pieces: Iterator[_Piece]) -> Iterator[CorpusUtterance]:
+    """Utterances of consecutive pieces of one recording, which is read once."""
+    content = b""
+    for piece in pieces:
+        try:
+            content = content or path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{piece.where}: audio cannot be read: {error}") from error
+        supervision = piece.supervision
+        yield CorpusUtterance(
+            id=str(supervision["id"]),
+            audio=_cut(content, piece),
+            path=str(path),
+            text=supervision["text"],
+            speaker=str(supervision.get("speaker") or ""),
+            fields=_scalars(supervision.get("custom") or {}) | _scalars(supervision),
+        )
+
+
+def _cut(content: bytes, piece: _Piece) -> bytes:
+    """The recording itself if the piece covers it to within a sample, else that piece of it."""
+    try:
+        info = audio_info(content)
+    except AudioError as error:
+        raise DataError(f"{piece.where}: {piece.path}: {error}") from error
+    if info.channels > 1:
+        raise DataError(
+            f"{piece.where}: {piece.path} has {info.channels} channels, which would be mixed: write each to a file of "
+            "its own and name that"
+        )
+    # Seconds in a manifest are rounded: an end may lie a little behind the last sample.
+    sample_s = 1.001 / info.sample_rate_hz
+    end_s = piece.start_s + piece.duration_s
+    if abs(end_s - info.duration_s) <= sample_s:
+        end_s = info.duration_s
+        if abs(piece.start_s) <= sample_s:
+            return content
+    return cut_audio(content, piece.start_s, end_s - piece.start_s, where=piece.where)
+
+
+def _pieces(manifest: Path) -> Iterator[_Piece]:
+    for number, line in _lines(manifest):
+        where = f"{manifest}, line {number}"
+        try:
+            cut: Any = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not JSON: {error}") from error
+        if not isinstance(cut, dict) or cut.get("type") not in CUT_TYPES:
+            raise DataError(f"{where}: must be a cut, an object with 'type': 'MonoCut'")
+        if cut["type"] != "MonoCut":
+            raise DataError(
+                f"{where}: is a {cut['type']}; only MonoCut is read. Save it as audio first (CutSet.save_audios)"
+            )
+        path = _audio_path(manifest, where, cut)
+        start_s = _seconds(where, "start", cut)
+        for supervision in _supervisions(where, cut):
+            first_s = start_s + _seconds(where, "start", supervision)
+            yield _Piece(path, first_s, _seconds(where, "duration", supervision), supervision, where)
+
+
+def _audio_path(manifest: Path, where: str, cut: Mapping[str, Any]) -> Path:
+    recording = cut.get("recording")
+    sources = recording.get("sources") if isinstance(recording, dict) else None
+    if not isinstance(recording, dict) or not isinstance(sources, list):
+        raise DataError(f"{where}: 'recording' must be an object with 'sources', got {recording!r}")
+    if recording.get("transforms"):
+        raise DataError(f"{where}: the recording has transforms, which are not applied. Save it as audio first")
+    channel = cut.get("channel", 0)
+    for source in sources:
+        if not isinstance(source, dict) or not isinstance(source.get("channels"), list):
+            raise DataError(f"{where}: a source must be an object with 'type', 'channels' and 'source', got {source!r}")
+        if channel not in source["channels"]:
+            continue
+        if source.get("type") != "file":
+            raise DataError(
+                f"{where}: audio is a source of type {source.get('type')!r}; only 'file' is read, commands are never "
+                "run and nothing is fetched. Save it as audio first (CutSet.save_audios)"
+            )
+        path = source.get("source")
+        if not isinstance(path, str):
+            raise DataError(f"{where}: 'source' must be a path, got {path!r}")
+        return manifest.parent / path
+    raise DataError(f"{where}: no source of the recording has channel {channel!r}")
+
+
+def _supervisions(where: str, cut: Mapping[str, Any]) -> list[dict[str, Any]]:
+    supervisions = cut.get("supervisions")
+    if not isinstance(supervisions, list) or not supervisions:
+        raise DataError(f"{where}: cut {cut.get('id')!r} has no supervisions, so no transcript")
+    for supervision in supervisions:
+        if not isinstance(supervision, dict) or supervision.get("id") is None:
+            raise DataError(f"{where}: a supervision must be an object with 'id' and 'text', got {supervision!r}")
+        text = supervision.get("text")
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{where}: 'text' of supervision {supervision['id']!r} must be a text, got {text!r}")
+    return supervisions
+
+
+def _seconds(where: str, key: str, row: Mapping[str, Any]) -> float:
+    value = row.get(key)
+    # A comparison with NaN is false.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_S:
+        raise DataError(f"{where}: {key!r} of {row.get('id')!r} must be seconds, got {value!r}")
+    return float(value)
+
+
+def _scalars(row: object) -> dict[str, str]:
+    items = row.items() if isinstance(row, dict) else ()
+    scalars = {str(key): str(value) for key, value in items if isinstance(value, str | int | float)}
+    return {key: value for key, value in scalars.items() if key not in OWN_KEYS}
+
+
+def _manifests(source: Path) -> list[Path]:
+    files = sorted(file for file in source.iterdir() if file.name.endswith(SUFFIXES)) if source.is_dir() else [source]
+    return [file for file in files if _begins_with_cut(file)]
+
+
+def _begins_with_cut(file: Path) -> bool:
+    try:
+        with _open(file) as stream:
+            line = stream.readline(MAX_FIRST_LINE_BYTES)
+        cut = json.loads(line.decode("utf-8-sig"))
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
+        return False
+    return isinstance(cut, dict) and cut.get("type") in CUT_TYPES
+
+
+def _open(file: Path) -> BinaryIO:
+    with file.open("rb") as stream:
+        is_gzip = stream.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(file)) if is_gzip else file.open("rb")
+
+
+def _lines(manifest: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line that is not blank; one in memory at a time."""
+    number = 0
+    try:
+        with _open(manifest) as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield number, line.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{manifest}: cannot be read around line {max(number, 1)}: {error}") from error
