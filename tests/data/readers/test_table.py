@@ -1,21 +1,13 @@
-import io
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from noise import noise
 
 from jasper_ray.data.readers.table import is_table, read_table
 from jasper_ray.errors import DataError
 
 CSV = "wav_filename,wav_filesize,transcript"
 TSV = "client_id\tpath\tsentence\tage"
-
-
-def noise(seed: int) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, np.random.default_rng(seed).uniform(-0.1, 0.1, 1600), 16_000, format="WAV")
-    return file.getvalue()
 
 
 def write(folder: Path, name: str, *lines: str) -> Path:
