@@ -66,9 +66,9 @@ def _require_room(args: ServeArgs) -> None:
 def _deploy(application: Application) -> None:
     try:
         serve.run(application, name=APPLICATION, route_prefix="/", logging_config=QUIET)
-    except RuntimeError as error:  # Serve gives up after some attempts; the replica's own words come last
+    except RuntimeError as error:  # Serve gave up after some attempts; the replica's own words are in its log only
         lines = [line for line in str(error).splitlines() if line.strip()]
-        raise JasperRayError(f"the service did not start: {lines[-1].strip()}") from error
+        raise JasperRayError(f"the service did not start; its log above says why: {lines[-1].strip()}") from error
 
 
 def free_port(host: str, port: int) -> int:

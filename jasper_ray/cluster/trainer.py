@@ -66,7 +66,8 @@ def _signals_given_back() -> Iterator[None]:
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: set by C code, which Python cannot give back
+                signal.signal(number, handler)
 
 
 def prepare_missing_datasets(config: RunConfig) -> None:

@@ -1,7 +1,6 @@
 """NeMo's manifests: JSON lines with `audio_filepath`, `text`, `duration`; files, pieces of files, or tars of files."""
 
 import json
-import math
 import re
 import tarfile
 from collections import defaultdict
@@ -21,6 +20,8 @@ ID_KEYS = ("id", "utt_id")
 OWN_KEYS = ("audio_filepath", "text", *ID_KEYS)
 # NeMo's tar holds a file once; the second row that cuts from it is named `<stem>-sub1<suffix>`, and so on.
 SUB = re.compile(r"-sub\d+$")
+# Far longer than any recording: keeps seconds * rate within what a float can hold.
+MAX_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def _row(where: str, line: bytes) -> Row:
 
 def _seconds(where: str, values: dict[str, Any], key: str) -> float:
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise DataError(f"{where}: {key!r} must be a number of seconds from 0 up, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_S:
+        raise DataError(f"{where}: {key!r} must be a number of seconds from 0 to {MAX_S:g}, got {value!r}")
     return float(value)
 
 

@@ -11,6 +11,7 @@ from jasper_ray.data.readers.files import file_head, matching_files, only_file, 
 from jasper_ray.errors import DataError
 
 SUFFIXES = (".json",)
+MAX_SPEED = 10
 SPACE = re.compile(r"\s*")
 # NVIDIA's converter names the copies at another speed `103-1240-0000-0.9.wav`.
 LIBRISPEECH_STEM = re.compile(r"(\d+)-\d+-\d+(-[\d.]+)?")
@@ -127,14 +128,19 @@ def _variant(where: str, variant: Any) -> tuple[str, float]:
     if not isinstance(variant, dict) or not isinstance(variant.get("fname"), str):
         raise DataError(f"{where}: each of 'files' must be an object with a text 'fname', got {variant!r}")
     speed = variant.get("speed", 1)
-    if isinstance(speed, bool) or not isinstance(speed, int | float) or not 0 < speed < float("inf"):
-        raise DataError(f"{where}: 'speed' of {variant['fname']} must be a number above 0, got {speed!r}")
+    if isinstance(speed, bool) or not isinstance(speed, int | float) or not 0 < speed <= MAX_SPEED:
+        raise DataError(
+            f"{where}: 'speed' of {variant['fname']} must be a number above 0 and up to {MAX_SPEED}, got {speed!r}"
+        )
     return variant["fname"], speed
 
 
 def _find(file: Path, where: str, name: str) -> Path:
     folder = file.absolute().parent
     for root in (folder, folder.parent):
-        if (root / name).is_file():
-            return root / name
+        try:
+            if (root / name).is_file():
+                return root / name
+        except OSError as error:  # a name too long, a folder that may not be read
+            raise DataError(f"{where}: audio {root / name} cannot be read: {error.strerror}") from error
     raise DataError(f"{where}: audio {name} is neither below {folder} nor below {folder.parent}")

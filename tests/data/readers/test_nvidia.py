@@ -1,23 +1,15 @@
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
+from noise import noise
 
 from jasper_ray.data.readers.nvidia import is_nvidia, read_nvidia
 from jasper_ray.errors import DataError
 
 SLOW = "wav/103/1240/103-1240-0000-0.9.wav"
 PLAIN = "wav/103/1240/103-1240-0000.wav"
-
-
-def noise(seed: int) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, np.random.default_rng(seed).uniform(-0.1, 0.1, 1600), 16_000, format="WAV")
-    return file.getvalue()
 
 
 def write_corpus(root: Path, entries: Any, manifest: str = "train.json") -> Path:
@@ -82,7 +74,15 @@ GOOD = json.dumps(entry((PLAIN, 1)))
         (f'[{GOOD},\n{{"files": []}}]', r"line 2: 'transcript' must be a text, got None \(keys: files\)"),
         (f'[{GOOD},\n{{"transcript": "a", "files": []}}]', "line 2: 'files' must be a list of at least one"),
         ('[\n{"transcript": "a", "files": [{"speed": 1}]}]', "line 2: each of 'files' must .* 'fname'"),
-        (f"[{GOOD},\n{json.dumps(entry((PLAIN, 0)))}]", "line 2: 'speed' of .*wav must be a number above 0, got 0"),
+        (
+            f"[{GOOD},\n{json.dumps(entry((PLAIN, 0)))}]",
+            "line 2: 'speed' of .*wav must be a number above 0 and up to 10, got 0",
+        ),
+        (f"[{json.dumps(entry((PLAIN, 10**400)))}]", "line 1: 'speed' of .*wav must be a number above 0 .*got 1000"),
+        (
+            f"[{json.dumps(entry(('a' * 5000 + '.wav', 1)))}]",
+            "line 1: audio .*aaa.wav cannot be read: File name too long",
+        ),
         (f"[{GOOD},\n{json.dumps(entry(('no.wav', 1)))}]", r"line 2: audio no\.wav is neither below .* nor below"),
         (f"[{GOOD},\n{json.dumps(entry((PLAIN, 1)) | {'offset': 2})}]", "line 2: 'offset' must be 0 or absent, got 2"),
     ],
