@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from jasper_ray.config.data import DatasetConfig, LoaderConfig
 from jasper_ray.config.files import load_run_config
-from jasper_ray.config.schema import AugmentConfig, DatasetConfig, LoaderConfig, RunConfig
+from jasper_ray.config.schema import RunConfig
+from jasper_ray.config.speech import AugmentConfig
 from jasper_ray.data.batch import Batch, BatchLoader
 from jasper_ray.data.dali_loader import DaliLoader
 from jasper_ray.data.manifest import Manifest

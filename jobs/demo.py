@@ -19,8 +19,9 @@ import torch
 from rich.table import Table
 
 from jasper_ray.cluster.trainer import prepare_missing_datasets, with_absolute_paths
+from jasper_ray.config.data import LoaderConfig
 from jasper_ray.config.files import dump_config, load_run_config
-from jasper_ray.config.schema import LoaderConfig, RunConfig
+from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.manifest import Manifest, read_manifest
 from jasper_ray.data.shards import ShardReader
 from jasper_ray.errors import JasperRayError, StorageError

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from jasper_ray.config.schema import ENGLISH_ALPHABET, CorpusConfig
+from jasper_ray.config.data import CorpusConfig
+from jasper_ray.config.speech import ENGLISH_ALPHABET
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.data.readers.registry import FORMATS
 from jasper_ray.errors import ConfigError

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jasper_ray.config.schema import AugmentConfig
+from jasper_ray.config.speech import AugmentConfig
 
 # Separate streams, so that no two decisions share a draw. Streams from 100 up belong to planning and training.
 SPEED_STREAM, SPEED_CHOICE_STREAM, NOISE_STREAM, MASK_STREAM = 1, 2, 3, 4

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jasper_ray.config.schema import FeatureConfig
+from jasper_ray.config.speech import FeatureConfig
 
 LOG_FLOOR = 1e-20
 STD_FLOOR = 1e-5

@@ -18,7 +18,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from jasper_ray.cluster.events import shown_on
 from jasper_ray.cluster.worker import train_worker
-from jasper_ray.config.schema import ClusterConfig, DatasetConfig, RunConfig
+from jasper_ray.config.data import DatasetConfig
+from jasper_ray.config.schema import ClusterConfig, RunConfig
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.errors import CapacityError, JasperRayError
 from jasper_ray.storage import object_store

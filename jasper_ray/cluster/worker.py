@@ -9,7 +9,9 @@ import ray.train.torch
 import torch
 
 from jasper_ray.cluster.events import BoardReporter
-from jasper_ray.config.schema import FeatureConfig, LoaderConfig, RunConfig
+from jasper_ray.config.data import LoaderConfig
+from jasper_ray.config.schema import RunConfig
+from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.torch_loader import TorchLoader
 from jasper_ray.training.assembly import train_run

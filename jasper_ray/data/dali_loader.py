@@ -39,7 +39,8 @@ from torch import Tensor
 
 from jasper_ray.audio.augment import Mask, dither_noise
 from jasper_ray.audio.filterbank import LOG_FLOOR, STD_FLOOR, Filterbank, padded_window
-from jasper_ray.config.schema import FeatureConfig, LoaderConfig
+from jasper_ray.config.data import LoaderConfig
+from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.data.batch import Batch, check_length, decode_utterance, make_batch
 from jasper_ray.data.prefetch import Prefetcher
 from jasper_ray.data.source import EncodedUtterance

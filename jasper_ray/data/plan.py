@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 
 from jasper_ray.audio.augment import draw_speeds, uniform
-from jasper_ray.config.schema import AugmentConfig, BatchingConfig
+from jasper_ray.config.data import BatchingConfig
+from jasper_ray.config.speech import AugmentConfig
 from jasper_ray.errors import DataError
 
 NUM_DURATION_BUCKETS = 30

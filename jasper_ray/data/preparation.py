@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from jasper_ray.audio.decode import AudioInfo, audio_info, decode_audio
-from jasper_ray.config.schema import CorpusConfig
+from jasper_ray.config.data import CorpusConfig
 from jasper_ray.data.manifest import MANIFEST_FILE, Utterance, manifest_of, read_manifest, write_manifest
 from jasper_ray.data.readers.corpus import CorpusUtterance
 from jasper_ray.data.readers.registry import read_corpus

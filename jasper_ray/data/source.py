@@ -9,7 +9,7 @@ import numpy as np
 
 from jasper_ray.audio.augment import UtteranceDraws, draw_speeds, draw_utterance
 from jasper_ray.audio.decode import resampled_length
-from jasper_ray.config.schema import AugmentConfig, FeatureConfig
+from jasper_ray.config.speech import AugmentConfig, FeatureConfig
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.shards import ShardReader
 from jasper_ray.errors import DataError

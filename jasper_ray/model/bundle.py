@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jasper_ray.config.model import ModelConfig
-from jasper_ray.config.schema import FeatureConfig, TextConfig
+from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.config.strict import StrictModel
 from jasper_ray.errors import BundleError, StorageError
 from jasper_ray.model.jasper import Jasper

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.files import dump_config
-from jasper_ray.config.schema import DatasetConfig, RunConfig
+from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.manifest import Manifest, concat_manifests, read_manifest
 from jasper_ray.data.plan import RunPlan

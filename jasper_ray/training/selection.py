@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jasper_ray.audio.decode import resampled_length
+from jasper_ray.config.data import DataConfig
 from jasper_ray.config.model import ModelConfig
-from jasper_ray.config.schema import AugmentConfig, DataConfig, FeatureConfig
+from jasper_ray.config.speech import AugmentConfig, FeatureConfig
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.errors import DataError
 from jasper_ray.model.ctc import required_frames

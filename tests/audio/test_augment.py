@@ -12,7 +12,7 @@ from jasper_ray.audio.augment import (
     draw_utterance,
     uniform,
 )
-from jasper_ray.config.schema import AugmentConfig
+from jasper_ray.config.speech import AugmentConfig
 
 SPECAUGMENT = AugmentConfig(freq_masks=2, time_masks=2)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jasper_ray.audio.filterbank import Filterbank, hz_to_mel, make_window, mel_matrix, mel_to_hz
-from jasper_ray.config.schema import FeatureConfig
+from jasper_ray.config.speech import FeatureConfig
 
 WAVEFORMS = ("ex1", "keynote", "synth_48000", "synth_47999", "synth_16085", "noise_32000")
 NVIDIA_TOLERANCE = 5e-4

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jasper_ray.config.schema import AugmentConfig, BatchingConfig
+from jasper_ray.config.data import BatchingConfig
+from jasper_ray.config.speech import AugmentConfig
 from jasper_ray.data.plan import EpochPlan, RunPlan, plan_epoch, plan_evaluation, rank_microbatches
 from jasper_ray.errors import DataError
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from jasper_ray.config.schema import ENGLISH_ALPHABET, CorpusConfig
+from jasper_ray.config.data import CorpusConfig
+from jasper_ray.config.speech import ENGLISH_ALPHABET
 from jasper_ray.data.manifest import read_manifest
 from jasper_ray.data.preparation import PreparationReport, prepare_dataset
 from jasper_ray.data.shards import ShardReader

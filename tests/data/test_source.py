@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from jasper_ray.audio.augment import draw_speeds
-from jasper_ray.config.schema import ENGLISH_ALPHABET, AugmentConfig, FeatureConfig
+from jasper_ray.config.speech import ENGLISH_ALPHABET, AugmentConfig, FeatureConfig
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.shards import ShardWriter
 from jasper_ray.data.source import UtteranceSource

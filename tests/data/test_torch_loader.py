@@ -10,7 +10,8 @@ import torch
 from jasper_ray.audio.augment import Mask, UtteranceDraws
 from jasper_ray.audio.decode import audio_info, decode_audio
 from jasper_ray.audio.filterbank import Filterbank
-from jasper_ray.config.schema import FeatureConfig, LoaderConfig
+from jasper_ray.config.data import LoaderConfig
+from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.data.source import EncodedUtterance
 from jasper_ray.data.torch_loader import TorchLoader, single_threaded_pool
 from jasper_ray.errors import DataError

@@ -6,7 +6,7 @@ import torch
 
 from jasper_ray.audio.decode import decode_audio
 from jasper_ray.config.model import BlockConfig, ModelConfig
-from jasper_ray.config.schema import FeatureConfig, TextConfig
+from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.errors import BundleError
 from jasper_ray.inference.engine import Engine
 from jasper_ray.inference.transcriber import Transcriber, emission_confidence

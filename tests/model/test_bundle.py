@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
-from jasper_ray.config.schema import FeatureConfig, TextConfig
+from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.errors import BundleError
 from jasper_ray.model.bundle import BundleConfig, build_model, check_bundle, load_bundle, load_weights, save_bundle
 

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
-from jasper_ray.config.schema import FeatureConfig, TextConfig
+from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.errors import BundleError, CapacityError
 from jasper_ray.inference.transcriber import Transcriber
 from jasper_ray.model.bundle import BundleConfig, build_model, save_bundle

@@ -1,6 +1,6 @@
 import pytest
 
-from jasper_ray.config.schema import ENGLISH_ALPHABET
+from jasper_ray.config.speech import ENGLISH_ALPHABET
 from jasper_ray.text.alphabet import Alphabet
 
 

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, strategies
 
-from jasper_ray.config.schema import ENGLISH_ALPHABET
+from jasper_ray.config.speech import ENGLISH_ALPHABET
 from jasper_ray.text.normalize import normalize_text
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
-from jasper_ray.config.schema import CheckpointConfig, FeatureConfig, TextConfig
+from jasper_ray.config.schema import CheckpointConfig
+from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.errors import CheckpointError, ResumeError
 from jasper_ray.model.bundle import BundleConfig, build_model, load_bundle
 from jasper_ray.training.checkpoint import (

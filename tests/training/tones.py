@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from jasper_ray.config.data import CorpusConfig
 from jasper_ray.config.files import load_run_config
-from jasper_ray.config.schema import CorpusConfig, RunConfig
+from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.data.torch_loader import TorchLoader
 from jasper_ray.training.assembly import train_run

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jasper_ray.config.schema import CorpusConfig
+from jasper_ray.config.data import CorpusConfig
 from jasper_ray.data.readers.corpus import CorpusUtterance
 from jasper_ray.data.readers.huggingface import is_huggingface, read_huggingface
 from jasper_ray.data.readers.jsonl import is_jsonl, read_jsonl

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from jasper_ray.config.schema import CorpusConfig
+from jasper_ray.config.data import CorpusConfig
 from jasper_ray.data.readers.registry import FORMATS, detect_format, read_corpus
 from jasper_ray.errors import DataError
 

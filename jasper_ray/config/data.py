@@ -1,0 +1,84 @@
+"""Knobs of the data plane: corpora, datasets, batching, loaders."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from jasper_ray.config.strict import StrictModel
+
+
+class CorpusConfig(StrictModel):
+    """Speech as somebody keeps it: a folder or file in one of the formats that `data/readers` reads."""
+
+    source: str
+    """Path of the corpus; for `synthetic` any text."""
+    format: Literal[
+        "auto",
+        "jsonl",
+        "librispeech",
+        "nvidia",
+        "nemo",
+        "lhotse",
+        "kaldi",
+        "table",
+        "webdataset",
+        "huggingface",
+        "synthetic",
+    ] = "auto"
+    """How the corpus is laid out; `auto` looks at the files."""
+    where: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """Take only utterances whose field has this value or one of these, e.g. {split: train}."""
+
+
+class DatasetConfig(StrictModel):
+    """A prepared dataset: `manifest.parquet` and `shards/`."""
+
+    path: str
+    """Folder of the dataset, local or s3://."""
+    corpora: tuple[CorpusConfig, ...] = ()
+    """If `path` holds no dataset yet, it is prepared from these first."""
+
+
+class DataConfig(StrictModel):
+    """What to learn from and what to be judged by."""
+
+    train: tuple[DatasetConfig, ...] = ()
+    """Datasets to train on, read as one."""
+    evaluation: tuple[DatasetConfig, ...] = ()
+    """Datasets to measure word error rate on, read as one."""
+    min_duration_s: float = Field(0.1, ge=0)
+    """Shorter training utterances are left out (counted in the log)."""
+    max_duration_s: float = Field(16.7, gt=0)
+    """Longer training utterances are left out (counted in the log). Evaluation takes every length."""
+    infeasible: Literal["error", "skip"] = "error"
+    """What to do with an utterance too short for its transcript (CTC): stop and name it, or leave it out and log it."""
+    cache_dir: str = "~/.cache/jasper_ray/shards"
+    """Folder on each node for shards fetched from an object store."""
+    cache_max_gb: float = Field(100.0, gt=0)
+    """Size limit of that folder; the oldest shards go first."""
+
+
+class BatchingConfig(StrictModel):
+    """How utterances are put into micro-batches and micro-batches into steps; workers only share them out."""
+
+    policy: Literal["fixed", "seconds"] = "fixed"
+    """`fixed`: a count of utterances (NVIDIA's recipe); `seconds`: bounded padded audio, little padding."""
+    utterances_per_microbatch: int = Field(32, ge=1)
+    """Largest number of utterances in a micro-batch (both policies)."""
+    seconds_per_microbatch: float = Field(320.0, gt=0)
+    """For `seconds`: utterances times the longest of them stays below this."""
+    microbatches_per_step: int = Field(16, ge=1)
+    """Micro-batches per optimizer step over all workers; accumulation is this divided by the workers."""
+
+
+class LoaderConfig(StrictModel):
+    """Who turns audio into features."""
+
+    backend: Literal["torch", "dali"] = "torch"
+    """`torch`: soundfile, soxr and torch on CPU threads; `dali`: NVIDIA DALI."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where DALI computes features; the torch loader always uses the CPU."""
+    num_threads: int = Field(2, ge=1)
+    """Threads that decode and compute features in each worker."""
+    prefetch_microbatches: int = Field(4, ge=1)
+    """Micro-batches made ready ahead of training."""
