@@ -61,12 +61,19 @@ class DataConfig(StrictModel):
 class BatchingConfig(StrictModel):
     """How utterances are put into micro-batches and micro-batches into steps; workers only share them out."""
 
-    policy: Literal["fixed", "seconds"] = "fixed"
-    """`fixed`: a count of utterances (NVIDIA's recipe); `seconds`: bounded padded audio, little padding."""
+    policy: Literal["fixed", "seconds", "packed"] = "fixed"
+    """`fixed`: a count of utterances (NVIDIA's recipe); `seconds`: bounded padded audio, little padding; `packed`:
+    several utterances per row, least padding, batches of one shape."""
     utterances_per_microbatch: int = Field(32, ge=1)
-    """Largest number of utterances in a micro-batch (both policies)."""
+    """Largest number of utterances in a micro-batch (`fixed` and `seconds`)."""
     seconds_per_microbatch: float = Field(320.0, gt=0)
     """For `seconds`: utterances times the longest of them stays below this."""
+    row_seconds: float = Field(40.0, gt=0)
+    """For `packed`: length of a row; at least that of the longest utterance."""
+    rows_per_microbatch: int = Field(8, ge=1)
+    """For `packed`: rows of a micro-batch, so that row_seconds times this is the padded audio of each."""
+    gap_seconds: float = Field(0.56, ge=0)
+    """For `packed`: silence between two utterances of a row; 0.56 covers Jasper's widest convolution."""
     microbatches_per_step: int = Field(16, ge=1)
     """Micro-batches per optimizer step over all workers; accumulation is this divided by the workers."""
 
