@@ -79,6 +79,8 @@ class ModelConfig(StrictModel):
     """The blocks from input to output, when `preset` is null."""
     masked: bool = True
     """Zero the padding before every convolution, so that it cannot change a transcript."""
+    batch_norm_padding: Literal["include", "exclude"] = "include"
+    """Whether padded frames count in the statistics of training: NVIDIA's do; packed rows need `exclude`."""
     activation: Literal["relu", "hardtanh", "selu"] = "relu"
     """Non-linearity."""
     init: Literal["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"] = "xavier_uniform"
@@ -96,6 +98,21 @@ class ModelConfig(StrictModel):
         for block in self.resolved_blocks:
             product *= block.stride
         return product
+
+    @property
+    def packing_gap_frames(self) -> int:
+        """Fewest feature frames between two utterances of a row: the widest reach of a convolution to either side."""
+        reach, stride = 0, 1
+        for block in self.resolved_blocks:
+            reach = max(reach, (block.kernel // 2) * block.dilation * stride)
+            stride *= block.stride
+        return reach
+
+    @model_validator(mode="after")
+    def _excluding_needs_masks(self) -> Self:
+        if self.batch_norm_padding == "exclude" and not self.masked:
+            raise ValueError("batch_norm_padding=exclude needs masked=true: only masks know which frames are padding")
+        return self
 
     @model_validator(mode="after")
     def _blocks_are_given_once(self) -> Self:

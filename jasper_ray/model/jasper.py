@@ -5,6 +5,7 @@ of NVIDIA's implementation of 2021, so that its weights load by name.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
+from jasper_ray.model.padding import Padding, masked_batch_norm, padding_of, take_utterances
 
 Item = TypeVar("Item")
 
@@ -25,19 +27,29 @@ class BatchNorm(nn.BatchNorm1d):
     In training it normalises with the statistics of the micro-batch at hand, as usual, and adds them to sums.
     `jasper_ray.training.batch_norm` averages these sums over every micro-batch of the step on every worker and only
     then moves the running statistics: so the result does not depend on how many workers shared the step.
+
+    Args:
+        num_features: Channels.
+        excludes_padding: Whether only frames of utterances count in training; in NVIDIA's model all do.
     """
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_features: int, *, excludes_padding: bool = False) -> None:
         super().__init__(num_features, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+        self.excludes_padding = excludes_padding
         self.register_buffer("mean_sum", torch.zeros(num_features), persistent=False)
         self.register_buffer("var_sum", torch.zeros(num_features), persistent=False)
         self.mean_sum: Tensor
         self.var_sum: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise `(B, C, T)` per channel; padded frames count, as in NVIDIA's."""
+    def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
+        """Normalise `(R, C, T)` per channel; a layer that excludes padding is told which frames are."""
         if not self.training:
             return super().forward(x)
+        if self.excludes_padding and padding is not None:
+            y, mean, var = masked_batch_norm(x, self.weight, self.bias, padding, eps=self.eps)
+            self.mean_sum += mean
+            self.var_sum += var
+            return y
         # With momentum 1 the "running" arguments come back as this micro-batch's mean and unbiased variance.
         mean, var = torch.zeros_like(self.mean_sum), torch.ones_like(self.var_sum)
         y = functional.batch_norm(x, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
@@ -68,9 +80,9 @@ def _conv(inputs: int, block: BlockConfig) -> nn.Conv1d:
     )
 
 
-def mask_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Set the frames of `(B, C, T)` that `mask` `(B, 1, T)` marks as padding to zero; no mask, no change."""
-    return x if mask is None else x.masked_fill(mask, 0.0)
+def mask_padding(x: Tensor, padding: Padding | None) -> Tensor:
+    """Set the padding of `(R, C, T)` to zero; none known, no change."""
+    return x if padding is None else x.masked_fill(padding.mask, 0.0)
 
 
 class JasperBlock(nn.Module):
@@ -80,42 +92,43 @@ class JasperBlock(nn.Module):
         inputs: Channels of the block's input.
         branches: Channels of each tensor that joins through a 1x1 convolution and batch norm of its own.
         block: Its shape.
-        activation: Name of the non-linearity.
+        config: Names the non-linearity and what batch norm does with padding.
     """
 
-    def __init__(self, inputs: int, branches: list[int], block: BlockConfig, activation: str) -> None:
+    def __init__(self, inputs: int, branches: list[int], block: BlockConfig, config: ModelConfig) -> None:
         super().__init__()
-        act = ACTIVATIONS[activation]
+        act = ACTIVATIONS[config.activation]
+        norm = partial(BatchNorm, block.filters, excludes_padding=config.batch_norm_padding == "exclude")
         self.conv = nn.ModuleList()
         for r in range(block.repeat):
-            self.conv.extend([_conv(inputs if r == 0 else block.filters, block), BatchNorm(block.filters)])
+            self.conv.extend([_conv(inputs if r == 0 else block.filters, block), norm()])
             if r < block.repeat - 1:
                 self.conv.extend([act(), nn.Dropout(block.dropout)])
         self.res = nn.ModuleList(
-            nn.Sequential(nn.Conv1d(width, block.filters, 1, bias=False), BatchNorm(block.filters))
-            for width in branches
+            nn.Sequential(nn.Conv1d(width, block.filters, 1, bias=False), norm()) for width in branches
         )
         self.out = nn.Sequential(act(), nn.Dropout(block.dropout))
         self.stride = block.stride
 
-    def forward(self, x: Tensor, branches: list[Tensor], mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, branches: list[Tensor], padding: Padding | None) -> Tensor:
         """Run the block.
 
         Args:
-            x: `(B, C, T)` input with padding already zero.
-            branches: Residual inputs, `(B, C_i, T)` each, with padding already zero.
-            mask: `(B, 1, T)` true where a frame between two convolutions is padding, or none.
+            x: `(R, C, T)` input with padding already zero.
+            branches: Residual inputs, `(R, C_i, T)` each, with padding already zero.
+            padding: Which frames of the output are padding, or none.
 
         Returns:
-            `(B, filters, ceil(T / stride))`; its padding is not zero.
+            `(R, filters, ceil(T / stride))`; its padding is not zero.
         """
         for position, layer in enumerate(self.conv):
-            x = layer(x)
+            x = layer(x, padding) if isinstance(layer, BatchNorm) else layer(x)
             if position % 4 == 3:  # after a dropout comes the next convolution
-                x = mask_padding(x, mask)
+                x = mask_padding(x, padding)
         for pane, branch in zip(self.res, branches, strict=True):
             assert isinstance(pane, nn.Sequential)
-            x = x + pane(branch)
+            conv, norm = pane
+            x = x + norm(conv(branch), padding)
         return self.out(x)  # type: ignore[no-any-return]
 
 
@@ -130,29 +143,28 @@ class JasperEncoder(nn.Module):
         self.layers = nn.ModuleList()
         history = [num_mels]
         for block in self.blocks:
-            self.layers.append(JasperBlock(history[-1], branch_inputs(block, history), block, config.activation))
+            self.layers.append(JasperBlock(history[-1], branch_inputs(block, history), block, config))
             history = [*history, block.filters] if block.residual == "dense" else [block.filters]
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, F, T)` features and `(B,)` lengths to `(B, C, T')` and `(B,)` encoder lengths."""
-        mask = self._mask(features, lengths)
-        history = [mask_padding(features, mask)]
+    def forward(self, features: Tensor, lengths: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`(R, F, T)` features and `(B,)` lengths to `(R, C, T')` and encoder lengths; `places` as in `Jasper`."""
+        if places is not None and not self.masked:
+            raise ValueError(
+                "several utterances in a row need a model with model.masked=true: without masks each convolution "
+                "carries them into each other"
+            )
+        padding = padding_of(features, lengths, places) if self.masked else None
+        history = [mask_padding(features, padding)]
         x = features
         for position, (block, layer) in enumerate(zip(self.blocks, self.layers, strict=True)):
-            x = layer(history[-1], branch_inputs(block, history), mask)
             if block.stride > 1:
                 lengths = strided_lengths(lengths, block.stride)
-                mask = self._mask(x, lengths)
+                padding = padding.strided(block.stride) if padding else None
+            x = layer(history[-1], branch_inputs(block, history), padding)
             if position < len(self.blocks) - 1:
-                masked = mask_padding(x, mask)
+                masked = mask_padding(x, padding)
                 history = [*history, masked] if block.residual == "dense" else [masked]
         return x, lengths
-
-    def _mask(self, x: Tensor, lengths: Tensor) -> Tensor | None:
-        if not self.masked:
-            return None
-        frames = torch.arange(x.shape[-1], device=x.device)
-        return (frames >= lengths[:, None])[:, None, :]
 
 
 def branch_inputs(block: BlockConfig, history: list[Item]) -> list[Item]:
@@ -189,24 +201,39 @@ class Jasper(nn.Module):
     def __init__(self, config: ModelConfig, *, num_mels: int, num_labels: int) -> None:
         super().__init__()
         self.encoder = JasperEncoder(config, num_mels)
+        self.total_stride = config.total_stride
         self.decoder = JasperDecoder(config.resolved_blocks[-1].filters, num_labels)
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 INITIALIZERS[config.init](module.weight)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, lengths: Tensor, places: Tensor | None = None, longest: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Features to log-probabilities.
 
         Args:
-            features: `(B, F, T)`; frames beyond an utterance's length may hold anything if the model is masked.
+            features: `(R, F, T)`; frames that belong to no utterance may hold anything if the model is masked.
             lengths: `(B,)` int64 feature frames (10 ms) per utterance.
+            places: `(B, 2)` int64 row and first frame of each utterance, where rows hold several; first frames are
+                multiples of the model's stride, and gaps no narrower than `packing_gap_frames`. None: utterance i
+                alone lies at the start of row i.
+            longest: The largest of `lengths`, so that packed rows need not ask the device for it.
 
         Returns:
             `(B, T', V)` fp32 log-probabilities per encoder frame (20 ms at stride 2) and `(B,)` encoder lengths.
             Frames beyond an utterance's encoder length are not defined for a user.
+
+        Raises:
+            ValueError: There are `places`, but the model is not masked.
         """
-        encoded, lengths = self.encoder(features, lengths)
-        return self.decoder(encoded), lengths
+        encoded, encoded_lengths = self.encoder(features, lengths, places)
+        log_probs = self.decoder(encoded)
+        if places is None:
+            return log_probs, encoded_lengths
+        longest = int(lengths.max()) if longest is None else longest
+        starts = torch.stack([places[:, 0], places[:, 1] // self.total_stride], dim=1)
+        return take_utterances(log_probs, starts, longest=-(-longest // self.total_stride)), encoded_lengths
 
 
 def num_parameters(model: nn.Module) -> int:
