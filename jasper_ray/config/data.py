@@ -6,6 +6,10 @@ from pydantic import Field
 
 from jasper_ray.config.strict import StrictModel
 
+ALIGN_FRAMES = 8
+"""Utterances of a packed row start at multiples of so many feature frames: of the model's stride, so that its encoder
+frames are those of the utterance alone."""
+
 
 class CorpusConfig(StrictModel):
     """Speech as somebody keeps it: a folder or file in one of the formats that `data/readers` reads."""

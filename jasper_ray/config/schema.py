@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from jasper_ray.config.data import BatchingConfig, DataConfig, LoaderConfig
+from jasper_ray.config.data import ALIGN_FRAMES, BatchingConfig, DataConfig, LoaderConfig
 from jasper_ray.config.model import ModelConfig
 from jasper_ray.config.speech import AugmentConfig, FeatureConfig, TextConfig
 from jasper_ray.config.strict import StrictModel
@@ -155,4 +155,24 @@ class RunConfig(StrictModel):
             )
         if self.loader.device == "gpu" and self.loader.backend != "dali":
             raise ValueError("loader.device=gpu needs loader.backend=dali: the torch loader computes on the CPU")
+        return self
+
+    @model_validator(mode="after")
+    def _model_can_be_packed(self) -> Self:
+        """Rows of several utterances are exact only with masks, and their gaps must not count in batch norm."""
+        if self.batching.policy == "packed":
+            if not self.model.masked:
+                raise ValueError(
+                    "batching.policy=packed needs model.masked=true: without masks utterances leak into each other"
+                )
+            if self.model.batch_norm_padding != "exclude":
+                raise ValueError(
+                    "batching.policy=packed needs model.batch_norm_padding=exclude: else gaps and ends of rows would "
+                    "count as speech in batch norm"
+                )
+            if ALIGN_FRAMES % self.model.total_stride:
+                raise ValueError(
+                    f"batching.policy=packed needs a model whose strides multiply to a divisor of {ALIGN_FRAMES}, "
+                    f"got {self.model.total_stride}: utterances begin at multiples of {ALIGN_FRAMES} feature frames"
+                )
         return self

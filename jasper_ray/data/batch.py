@@ -10,16 +10,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jasper_ray.audio.decode import decode_audio
+from jasper_ray.data.packing import RowShape
 from jasper_ray.data.source import EncodedUtterance
 from jasper_ray.errors import DataError
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The utterances of one micro-batch: features and labels, padded with zeros, and their true lengths."""
+    """The utterances of one micro-batch: features and labels, padded with zeros, and their true lengths.
+
+    Utterance i lies alone in row i of the features, or, in a packed batch, where `places` says.
+    """
 
     features: Tensor
-    """`(B, F, T)` float32, T a multiple of `features.pad_to_multiple`."""
+    """`(R, F, T)` float32, T a multiple of `features.pad_to_multiple`; R = B rows unless packed."""
     feature_lengths: Tensor
     """`(B,)` int64 feature frames."""
     labels: Tensor
@@ -30,6 +34,10 @@ class Batch:
     """Manifest rows."""
     audio_s: float
     """Seconds of audio as the model hears them, without padding."""
+    places: Tensor | None = None
+    """`(B, 2)` int64 row and first feature frame of each utterance of a packed batch."""
+    longest: int | None = None
+    """The largest of `feature_lengths`, known without asking the device."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on a device."""
@@ -39,20 +47,21 @@ class Batch:
             feature_lengths=self.feature_lengths.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             label_lengths=self.label_lengths.to(device, non_blocking=True),
+            places=None if self.places is None else self.places.to(device, non_blocking=True),
         )
 
 
 class BatchLoader(Protocol):
     """Turns encoded utterances into batches, ahead of whoever takes them."""
 
-    def load(self, microbatches: Iterable[list[EncodedUtterance]]) -> Iterator[Batch]:
-        """Batches of micro-batches, in the same order.
+    def load(self, microbatches: Iterable[list[EncodedUtterance]], rows: RowShape | None = None) -> Iterator[Batch]:
+        """Batches of micro-batches, in the same order: packed into such rows, or each utterance in a row of its own.
 
         `microbatches` is read in another thread, no further ahead than the loader prefetches. Closing the iterator
         early, or the loader, stops all threads.
 
         Raises:
-            DataError: An utterance cannot be made; names its id.
+            DataError: An utterance cannot be made; names its id. A micro-batch does not fit into the rows.
         """
         ...
 
@@ -62,9 +71,14 @@ class BatchLoader(Protocol):
 
 
 def make_batch(
-    features: Tensor, feature_lengths: Sequence[int], utterances: Sequence[EncodedUtterance], *, sample_rate_hz: int
+    features: Tensor,
+    feature_lengths: Sequence[int],
+    utterances: Sequence[EncodedUtterance],
+    *,
+    sample_rate_hz: int,
+    places: Sequence[tuple[int, int]] | None = None,
 ) -> Batch:
-    """A batch of padded features `(B, F, T)` and the labels of their utterances."""
+    """A batch of padded features `(R, F, T)` and the labels of their utterances."""
     label_lengths = [len(utterance.labels) for utterance in utterances]
     labels = torch.zeros(len(utterances), max(label_lengths), dtype=torch.int64)
     for row, utterance in enumerate(utterances):
@@ -77,6 +91,8 @@ def make_batch(
         label_lengths=torch.tensor(label_lengths, dtype=torch.int64),
         indices=tuple(utterance.index for utterance in utterances),
         audio_s=num_samples / sample_rate_hz,
+        places=None if places is None else torch.tensor(places, dtype=torch.int64),
+        longest=max(feature_lengths),
     )
 
 

@@ -42,6 +42,7 @@ from jasper_ray.audio.filterbank import LOG_FLOOR, STD_FLOOR, Filterbank, padded
 from jasper_ray.config.data import LoaderConfig
 from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.data.batch import Batch, check_length, decode_utterance, make_batch
+from jasper_ray.data.packing import RowShape
 from jasper_ray.data.prefetch import Prefetcher
 from jasper_ray.data.source import EncodedUtterance
 from jasper_ray.data.torch_loader import single_threaded_pool
@@ -61,9 +62,9 @@ class DaliLoader:
         self._graph = FeatureGraph(features, config)
         self._running: set[_Work] = set()
 
-    def load(self, microbatches: Iterable[list[EncodedUtterance]]) -> Iterator[Batch]:
+    def load(self, microbatches: Iterable[list[EncodedUtterance]], rows: RowShape | None = None) -> Iterator[Batch]:
         """See `BatchLoader.load`. Work starts when the first batch is asked for."""
-        work = _Work(self._features, self._config, self._graph, iter(microbatches))
+        work = _Work(self._features, self._config, self._graph, iter(microbatches), rows)
         self._running.add(work)
         try:
             for batch in work.batches:  # noqa: UP028 - `yield from` would close it before the thread that feeds it
@@ -98,7 +99,9 @@ class _Work:
         config: LoaderConfig,
         graph: "FeatureGraph",
         microbatches: Iterator[list[EncodedUtterance]],
+        rows: RowShape | None,
     ) -> None:
+        self._rows = rows
         self._sample_rate_hz = features.sample_rate_hz
         self._graph = graph
         self._pool = single_threaded_pool(config.num_threads, name="resampling")
@@ -121,7 +124,7 @@ class _Work:
         return _Prepared(utterances, audio)
 
     def _finish(self, prepared: _Prepared) -> Batch:
-        return self._graph.run(prepared.utterances, [audio.result() for audio in prepared.audio])
+        return self._graph.run(prepared.utterances, [audio.result() for audio in prepared.audio], self._rows)
 
 
 def encoded_at_rate(utterance: EncodedUtterance, sample_rate_hz: int) -> NDArray[np.uint8]:
@@ -163,8 +166,10 @@ class FeatureGraph:
         with self._lock:
             self._pipelines.clear()
 
-    def run(self, utterances: list[EncodedUtterance], audio: list[NDArray[np.uint8]]) -> Batch:
-        """A batch of utterances whose `audio` is at the right rate and speed.
+    def run(
+        self, utterances: list[EncodedUtterance], audio: list[NDArray[np.uint8]], rows: RowShape | None = None
+    ) -> Batch:
+        """A batch of utterances whose `audio` is at the right rate and speed, packed into rows if there is a shape.
 
         Raises:
             DataError: DALI cannot decode an utterance, it has another length than the manifest says, or samples that
@@ -184,7 +189,10 @@ class FeatureGraph:
             check_length(utterance, length, sample_rate_hz=rate_hz)
             if not math.isfinite(energy):
                 raise DataError(f"utterance {utterance.id!r}: samples are NaN, infinite or absurdly large")
-        return make_batch(features, num_frames, utterances, sample_rate_hz=rate_hz)
+        if rows is None:
+            return make_batch(features, num_frames, utterances, sample_rate_hz=rate_hz)
+        packed, places = rows.fill([row[:, :length] for row, length in zip(features, num_frames, strict=True)])
+        return make_batch(packed, num_frames, utterances, sample_rate_hz=rate_hz, places=places)
 
     def _run(
         self,

@@ -4,12 +4,16 @@ Masks keep the gaps at zero before every convolution, so that none sees across a
 an utterance has the log-probs it would have alone (docs/packing.md).
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
+from torch import Tensor
+
+from jasper_ray.config.data import ALIGN_FRAMES, BatchingConfig
+from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.errors import DataError
-
-ALIGN_FRAMES = 8
-"""Every start is a multiple of this many feature frames, itself one of the model's stride: encoder frames line up."""
 
 
 def lay_out(
@@ -42,3 +46,44 @@ def lay_out(
         places.append((row, start))
         end = start + frames
     return places
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """The one shape of a run's packed batches."""
+
+    num_rows: int
+    num_frames: int
+    """Feature frames of a row."""
+    gap_frames: int
+    """Fewest feature frames between two utterances of a row."""
+
+    @classmethod
+    def of_config(cls, batching: BatchingConfig, features: FeatureConfig) -> Self:
+        """Rows of at least `row_seconds` and gaps of at least `gap_seconds`, in whole frames."""
+        multiple = features.pad_to_multiple
+        row_frames = math.ceil(round(batching.row_seconds / features.hop_s, 6))
+        return cls(
+            num_rows=batching.rows_per_microbatch,
+            num_frames=-(-row_frames // multiple) * multiple,
+            gap_frames=math.ceil(round(batching.gap_seconds / features.hop_s, 6)),
+        )
+
+    def fill(self, features: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Features `(F, T_i)` of utterances laid out in rows `(R, F, T)`, the rest zero, and where each lies.
+
+        Raises:
+            DataError: They do not fit into the rows.
+        """
+        lengths = [feature.shape[1] for feature in features]
+        places = lay_out(lengths, row_frames=self.num_frames, gap_frames=self.gap_frames)
+        if places[-1][0] >= self.num_rows:
+            raise DataError(
+                f"{len(lengths)} utterances of {sum(lengths)} feature frames need {places[-1][0] + 1} rows of "
+                f"{self.num_frames} frames, a micro-batch has {self.num_rows}: was its plan made with other durations, "
+                "batching.row_seconds, batching.gap_seconds or batching.rows_per_microbatch?"
+            )
+        rows = features[0].new_zeros(self.num_rows, features[0].shape[0], self.num_frames)
+        for feature, (row, start) in zip(features, places, strict=True):
+            rows[row, :, start : start + feature.shape[1]] = feature
+        return rows, places

@@ -12,6 +12,7 @@ from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.config.data import LoaderConfig
 from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.data.batch import Batch, decode_utterance, make_batch
+from jasper_ray.data.packing import RowShape
 from jasper_ray.data.prefetch import Prefetcher
 from jasper_ray.data.source import EncodedUtterance
 
@@ -25,9 +26,9 @@ class TorchLoader:
         self._filterbank = Filterbank(features)
         self._running: set[_Work] = set()
 
-    def load(self, microbatches: Iterable[list[EncodedUtterance]]) -> Iterator[Batch]:
+    def load(self, microbatches: Iterable[list[EncodedUtterance]], rows: RowShape | None = None) -> Iterator[Batch]:
         """See `BatchLoader.load`. Work starts when the first batch is asked for."""
-        work = _Work(self, iter(microbatches), self._config)
+        work = _Work(self, iter(microbatches), self._config, rows)
         self._running.add(work)
         try:
             for batch in work.batches:
@@ -58,9 +59,14 @@ class TorchLoader:
             noise = torch.from_numpy(dither_noise(len(decoded), utterance.draws.noise_offset))
         return apply_masks(self._filterbank(waveform, noise), utterance.draws.masks)
 
-    def collate(self, utterances: list[EncodedUtterance], features: list[Tensor]) -> Batch:
-        """Pad features to the longest, rounded up to `pad_to_multiple` frames."""
+    def collate(
+        self, utterances: list[EncodedUtterance], features: list[Tensor], rows: RowShape | None = None
+    ) -> Batch:
+        """Pack features into rows, or pad them to the longest, rounded up to `pad_to_multiple` frames."""
         lengths = [feature.shape[1] for feature in features]
+        if rows is not None:
+            packed, places = rows.fill(features)
+            return make_batch(packed, lengths, utterances, sample_rate_hz=self._features.sample_rate_hz, places=places)
         multiple = self._features.pad_to_multiple
         padded = torch.zeros(len(features), self._features.num_mels, -(-max(lengths) // multiple) * multiple)
         for row, feature in enumerate(features):
@@ -72,9 +78,14 @@ class _Work:
     """The threads behind one call of `load`."""
 
     def __init__(
-        self, loader: TorchLoader, microbatches: Iterator[list[EncodedUtterance]], config: LoaderConfig
+        self,
+        loader: TorchLoader,
+        microbatches: Iterator[list[EncodedUtterance]],
+        config: LoaderConfig,
+        rows: RowShape | None,
     ) -> None:
         self._loader = loader
+        self._rows = rows
         self._pool = single_threaded_pool(config.num_threads, name="features")
         self.batches: Prefetcher[Future[Batch]] = Prefetcher(
             (self._submit(utterances) for utterances in microbatches), depth=config.prefetch_microbatches, name="loader"
@@ -92,7 +103,7 @@ class _Work:
         return self._pool.submit(self._collate, utterances, features)
 
     def _collate(self, utterances: list[EncodedUtterance], features: list[Future[Tensor]]) -> Batch:
-        return self._loader.collate(utterances, [feature.result() for feature in features])
+        return self._loader.collate(utterances, [feature.result() for feature in features], self._rows)
 
 
 def single_threaded_pool(num_threads: int, *, name: str) -> ThreadPoolExecutor:

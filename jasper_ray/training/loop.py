@@ -12,6 +12,7 @@ import numpy as np
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.batch import Batch, BatchLoader
 from jasper_ray.data.manifest import Manifest
+from jasper_ray.data.packing import RowShape
 from jasper_ray.data.plan import RunPlan, plan_evaluation, rank_microbatches
 from jasper_ray.data.source import UtteranceSource
 from jasper_ray.errors import NonFiniteError
@@ -64,6 +65,11 @@ def positions(plan: RunPlan, *, epoch: int, step: int, end_epoch: int, world: Wo
         start = step if current == epoch else 0
         for number, share in rank_microbatches(steps, rank=world.rank, world_size=world.size, start_step=start):
             yield Position(current, number, len(steps.steps), steps.num_utterances(number), share)
+
+
+def packed_rows(config: RunConfig) -> RowShape | None:
+    """The shape of training's batches if they are packed."""
+    return RowShape.of_config(config.batching, config.features) if config.batching.policy == "packed" else None
 
 
 @dataclass
@@ -141,7 +147,7 @@ class TrainingLoop:
             for position in self._positions()
             for _, rows in position.microbatches
         )
-        batches = _TimedBatches(loader.load(microbatches))
+        batches = _TimedBatches(loader.load(microbatches, packed_rows(self._config)))
         try:
             for position in self._positions():
                 self._after_step(position, self._step(position, batches))

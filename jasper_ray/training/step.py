@@ -121,7 +121,7 @@ class TrainStep:
             batch = next(iterator).to(self._world.device)
             torch.manual_seed(int(uniform(self._seed, DROPOUT_STREAM, global_step, number) * 2**53))
             with self._gradients_exchanged(position == len(numbers) - 1), self._autocast():
-                log_probs, lengths = self._parallel(batch.features, batch.feature_lengths)
+                log_probs, lengths = self._parallel(batch.features, batch.feature_lengths, batch.places, batch.longest)
                 losses = ctc_losses(log_probs, lengths, batch.labels, batch.label_lengths, blank=self._blank)
                 self.scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
             local.add(batch, losses.detach(), log_probs.detach(), lengths)

@@ -101,3 +101,14 @@ def test_every_knob_has_a_help_text_and_shows_its_default() -> None:
 @pytest.mark.parametrize("path", sorted(Path("jobs/configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_is_valid(path: Path) -> None:
     load_run_config(path)
+
+
+def test_packed_rows_need_masks_statistics_without_padding_and_a_stride_that_lines_up(tmp_path: Path) -> None:
+    packed = "batching: {policy: packed}"
+    assert "packed needs model.masked=true" in complaint(tmp_path, packed, "model.masked=false")
+    assert "packed needs model.batch_norm_padding=exclude" in complaint(tmp_path, packed)
+    blocks = "model.blocks=[{filters: 8, kernel: 11, stride: 3}]"
+    strided = complaint(tmp_path, packed, "model.batch_norm_padding=exclude", "model.preset=null", blocks)
+    assert "multiply to a divisor of 8, got 3" in strided
+    good = load_run_config(write(tmp_path, packed), ["model.batch_norm_padding=exclude"])
+    assert (good.batching.gap_seconds, good.model.packing_gap_frames) == (0.56, 56)

@@ -28,6 +28,14 @@ def test_seconds_are_those_that_the_model_hears(make_utterance: MakeUtterance) -
     assert batch.audio_s == pytest.approx(1.8)
 
 
+def test_a_packed_batch_says_where_its_utterances_lie_and_takes_that_along(make_utterance: MakeUtterance) -> None:
+    utterances, places = [make_utterance(1), make_utterance(2)], [(0, 0), (0, 160)]
+    batch = make_batch(torch.zeros(1, 64, 320), [100, 80], utterances, sample_rate_hz=16_000, places=places)
+    assert batch.places.tolist() == [[0, 0], [0, 160]] and batch.longest == 100
+    moved = batch.to("meta")
+    assert moved.places.device.type == "meta" and moved.longest == 100
+
+
 def test_a_batch_moves_to_a_device_whole(make_utterance: MakeUtterance) -> None:
     batch = make_batch(torch.zeros(1, 64, 112), [100], [make_utterance(3)], sample_rate_hz=16_000).to("meta")
     assert {batch.features.device.type, batch.labels.device.type} == {"meta"}

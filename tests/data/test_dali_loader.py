@@ -13,6 +13,7 @@ from jasper_ray.audio.decode import audio_info, decode_audio
 from jasper_ray.config.data import LoaderConfig
 from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.data.batch import Batch
+from jasper_ray.data.packing import RowShape
 from jasper_ray.data.source import EncodedUtterance
 from jasper_ray.data.torch_loader import TorchLoader
 from jasper_ray.errors import DataError
@@ -47,6 +48,17 @@ def assert_same(expected: Batch, batch: Batch, *, largest: float = LARGEST_DIFFE
     difference = (batch.features - expected.features).abs()
     assert difference.max() <= largest
     assert difference.mean() <= MEAN_DIFFERENCE
+
+
+def test_packed_batches_are_those_of_the_torch_loader(make_utterance: MakeUtterance) -> None:
+    lengths = [16_000, 23_456, 12_345, 5_000]
+    utterances = [make_utterance(index, num_samples=length) for index, length in enumerate(lengths)]
+    microbatches = [utterances[:1], utterances[1:]]
+    rows = RowShape(num_rows=3, num_frames=320, gap_frames=56)
+    expected = list(TorchLoader(FeatureConfig(), LoaderConfig(num_threads=1)).load(microbatches, rows))
+    for batch, other in zip(loader().load(microbatches, rows), expected, strict=True):
+        assert_same(other, batch)
+        assert torch.equal(batch.places, other.places)
 
 
 def dali_threads() -> list[str]:

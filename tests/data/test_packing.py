@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
-from jasper_ray.data.packing import lay_out
+from jasper_ray.config.data import BatchingConfig
+from jasper_ray.config.speech import FeatureConfig
+from jasper_ray.data.packing import RowShape, lay_out
 from jasper_ray.errors import DataError
 
 
@@ -39,3 +42,15 @@ def test_shorter_utterances_never_need_more_rows_than_longer_ones(seed: int) -> 
 def test_an_utterance_longer_than_a_row_is_refused() -> None:
     with pytest.raises(DataError, match=r"utterance 1 of a micro-batch has 201 feature frames, a row has 200"):
         lay_out([10, 201], row_frames=200, gap_frames=0)
+
+
+def test_rows_are_no_shorter_and_gaps_no_narrower_than_asked() -> None:
+    batching = BatchingConfig(policy="packed", row_seconds=30.005, rows_per_microbatch=4, gap_seconds=0.555)
+    assert RowShape.of_config(batching, FeatureConfig()) == RowShape(num_rows=4, num_frames=3008, gap_frames=56)
+    exact = batching.model_copy(update={"row_seconds": 40.0, "gap_seconds": 0.56})
+    assert RowShape.of_config(exact, FeatureConfig()) == RowShape(num_rows=4, num_frames=4000, gap_frames=56)
+
+
+def test_unused_rows_stay_so_that_batches_have_one_shape() -> None:
+    features, places = RowShape(num_rows=3, num_frames=64, gap_frames=8).fill([torch.ones(2, 30)])
+    assert features.shape == (3, 2, 64) and features.sum() == 60 and places == [(0, 0)]

@@ -12,6 +12,7 @@ from jasper_ray.audio.decode import audio_info, decode_audio
 from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.config.data import LoaderConfig
 from jasper_ray.config.speech import FeatureConfig
+from jasper_ray.data.packing import RowShape
 from jasper_ray.data.source import EncodedUtterance
 from jasper_ray.data.torch_loader import TorchLoader, single_threaded_pool
 from jasper_ray.errors import DataError
@@ -61,6 +62,27 @@ def test_an_utterances_features_do_not_depend_on_its_batch(microbatches: Microba
         for row, utterance in enumerate(utterances):
             alone = filterbank(torch.from_numpy(decode_audio(utterance.audio, sample_rate_hz=16_000)))
             assert torch.equal(batch.features[row, :, : alone.shape[1]], alone)
+
+
+def test_packed_batches_hold_the_same_features_behind_each_other(microbatches: Microbatches) -> None:
+    rows = RowShape(num_rows=3, num_frames=320, gap_frames=56)
+    for packed, padded in zip(loader().load(microbatches, rows), loader().load(microbatches), strict=True):
+        assert packed.features.shape == (3, 64, 320)
+        assert torch.equal(packed.feature_lengths, padded.feature_lengths) and packed.indices == padded.indices
+        rest = packed.features.clone()
+        for number, (row, start) in enumerate(packed.places.tolist()):
+            length = packed.feature_lengths[number]
+            lies_at = rest[row, :, start : start + length]
+            assert torch.equal(lies_at, padded.features[number, :, :length])
+            lies_at.zero_()
+        assert rest.abs().max() == 0
+    assert packed.places.tolist() == [[0, 0], [0, 160], [0, 224], [1, 0]]
+
+
+def test_a_micro_batch_that_does_not_fit_into_its_rows_is_refused(microbatches: Microbatches) -> None:
+    rows = RowShape(num_rows=1, num_frames=320, gap_frames=56)
+    with pytest.raises(DataError, match=r"4 utterances of 211 feature frames need 2 rows of 320 .* micro-batch has 1"):
+        list(loader().load(microbatches, rows))
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
