@@ -42,6 +42,7 @@ class PreparationReport:
 @dataclass(frozen=True)
 class _Checked:
     utterance: CorpusUtterance
+    encoded: bytes
     text: str
     num_samples: int
     sample_rate_hz: int
@@ -89,7 +90,7 @@ def prepare_dataset(
         if checked.rejection is not None:
             rejected.append((name, checked.rejection))
             continue
-        shard, row = writer.add(name, checked.utterance.audio, checked.utterance.path, checked.text)
+        shard, row = writer.add(name, checked.encoded, checked.utterance.path, checked.text)
         utterances.append(
             Utterance(
                 id=name,
@@ -133,11 +134,14 @@ def _checked(corpora: Sequence[CorpusConfig], alphabet: Alphabet, num_threads: i
 def _check(utterance: CorpusUtterance, alphabet: Alphabet) -> _Checked:
     text = normalize_text(utterance.text, alphabet.labels)
     try:
-        info = audio_info(utterance.audio)
-        decoded = decode_audio(utterance.audio, sample_rate_hz=info.sample_rate_hz)
+        encoded = utterance.audio.read()
+        info = audio_info(encoded)
+        decoded = decode_audio(encoded, sample_rate_hz=info.sample_rate_hz)
     except AudioError as error:
-        return _Checked(utterance, text, 0, 1, str(error))
-    return _Checked(utterance, text, info.num_samples, info.sample_rate_hz, _unusable(text, decoded, info, alphabet))
+        return _Checked(utterance, b"", text, 0, 1, str(error))
+    return _Checked(
+        utterance, encoded, text, info.num_samples, info.sample_rate_hz, _unusable(text, decoded, info, alphabet)
+    )
 
 
 def _unusable(text: str, waveform: np.ndarray, info: AudioInfo, alphabet: Alphabet) -> str | None:

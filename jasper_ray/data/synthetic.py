@@ -13,7 +13,7 @@ import soundfile
 import soxr
 
 from jasper_ray.data.espeak import Espeak
-from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.data.readers.corpus import AudioBytes, CorpusUtterance
 from jasper_ray.errors import DataError
 
 NAME = "digits-and-commands"
@@ -118,7 +118,7 @@ def _speak(espeak: Espeak, split: str, count: int, speakers: Sequence[Voice]) ->
     for number, ((text, voice), samples) in enumerate(zip(said, espeak.speak_all(requests), strict=True)):
         name = f"{split}-{number:05d}"
         fields = {"split": split, "voice": voice.name}
-        audio = encode_flac(samples, espeak.sample_rate_hz)
+        audio = AudioBytes(encode_flac(samples, espeak.sample_rate_hz))
         yield CorpusUtterance(name, audio, f"{name}.flac", text, voice.name, fields)
 
 

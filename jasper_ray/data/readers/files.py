@@ -1,4 +1,4 @@
-"""The files of a corpus: told apart by how they begin, found in a folder, read."""
+"""The files of a corpus: told apart by how they begin, found in a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,17 +41,3 @@ def only_file(source: Path, suffixes: tuple[str, ...], matches: Callable[[Path],
         names = f"{len(files)} ({', '.join(path.name for path in files)})" if files else "none"
         raise DataError(f"{source}: must hold one {kind}, holds {names}. Give the file instead of the folder")
     return files[0]
-
-
-def read_audio(path: Path, *, where: str) -> bytes:
-    """The bytes of an audio file.
-
-    Raises:
-        DataError: It cannot be read; names `where`, the path and the reason.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{where}: audio {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{where}: audio {str(path)!r} cannot be read: {error}") from error

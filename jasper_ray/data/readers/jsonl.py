@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
 from jasper_ray.errors import DataError
 
 MANIFEST_FILE = "manifest.jsonl"
@@ -54,14 +54,10 @@ def _utterance(file: Path, number: int, line: str) -> CorpusUtterance:
         if not isinstance(row.get(key), str):
             raise DataError(f"{where}: {key!r} must be a text, got {row.get(key)!r} (keys: {', '.join(map(str, row))})")
     path = file.parent / row["audio"]
-    try:
-        audio = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{where}: audio {path} cannot be read: {error.strerror}") from error
     fields = {str(key): str(value) for key, value in row.items() if key not in OWN_KEYS and value is not None}
     return CorpusUtterance(
         id=path.stem if row.get("id") is None else str(row["id"]),
-        audio=audio,
+        audio=audio_file(path, where=where),
         path=str(row["audio"]),
         text=row["text"],
         speaker=fields.get("speaker", ""),

@@ -3,17 +3,17 @@
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
-from jasper_ray.audio.decode import audio_info
-from jasper_ray.data.readers.clips import cut_audio
-from jasper_ray.data.readers.corpus import CorpusUtterance
-from jasper_ray.errors import AudioError, DataError
+from jasper_ray.data.readers.clips import TO_THE_END, AudioClip
+from jasper_ray.data.readers.corpus import AudioFile, AudioReference, CorpusUtterance, audio_file
+from jasper_ray.errors import DataError
 
 WAV_SCP, TEXT, SEGMENTS, UTT2SPK = "wav.scp", "text", "segments", "utt2spk"
 ARCHIVE_OFFSET = re.compile(r":\d+$")
-TO_THE_END = -1.0
+END_OF_RECORDING = -1.0
+# As in Kaldi's extract-segments: a segment that ends this much too late is cut at the recording's end.
+OVERSHOOT_S = 0.5
 # Far longer than any recording: keeps seconds * rate within what a float can hold.
 MAX_S = 1e9
 
@@ -28,7 +28,7 @@ class _Piece:
     utterance_id: str
     recording: str
     start_s: float
-    end_s: float
+    duration_s: float
     where: str
     """File and line that ask for it."""
 
@@ -53,29 +53,19 @@ def read_kaldi(source: Path) -> Iterator[CorpusUtterance]:
     pieces = _pieces(source, paths)
     _check_same_utterances(source, texts, pieces)
     speakers = _speakers(source, texts)
-    for recording, group in groupby(pieces, key=lambda piece: piece.recording):
-        where, path = paths[recording]
-        try:
-            content = path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{where}: audio of {recording} cannot be read: {error}") from error
-        for piece in group:
-            utterance_id, speaker = piece.utterance_id, speakers.get(piece.utterance_id, "")
-            fields = {"recording": recording} | ({"speaker": speaker} if speaker else {})
-            text = texts[utterance_id][1]
-            yield CorpusUtterance(utterance_id, _cut(content, piece), str(path), text, speaker, fields)
+    for piece in pieces:
+        where, path = paths[piece.recording]
+        recording = audio_file(path, where=f"{where}: {piece.recording}")
+        utterance_id, speaker = piece.utterance_id, speakers.get(piece.utterance_id, "")
+        fields = {"recording": piece.recording} | ({"speaker": speaker} if speaker else {})
+        audio = _audio(recording, piece)
+        yield CorpusUtterance(utterance_id, audio, str(path), texts[utterance_id][1], speaker, fields)
 
 
-def _cut(content: bytes, piece: _Piece) -> bytes:
-    end_s = piece.end_s
-    if end_s == TO_THE_END:
-        if piece.start_s == 0:
-            return content
-        try:
-            end_s = audio_info(content).duration_s
-        except AudioError as error:
-            raise DataError(f"{piece.where}: {error}") from error
-    return cut_audio(content, piece.start_s, end_s - piece.start_s, where=piece.where)
+def _audio(recording: AudioFile, piece: _Piece) -> AudioReference:
+    if piece.start_s == 0 and piece.duration_s == TO_THE_END:
+        return recording
+    return AudioClip(recording, piece.start_s, piece.duration_s, piece.where, overshoot_s=OVERSHOOT_S)
 
 
 def _paths(source: Path) -> dict[str, tuple[str, Path]]:
@@ -105,10 +95,10 @@ def _pieces(source: Path, recordings: Collection[str]) -> list[_Piece]:
     pieces = []
     for utterance_id, (number, value) in _table(file).items():
         where = f"{file}, line {number}"
-        recording, start_s, end_s = _segment(where, value)
+        recording, start_s, duration_s = _segment(where, value)
         if recording not in recordings:
             raise DataError(f"{where}: {utterance_id} is cut from {recording}, which {source / WAV_SCP} does not have")
-        pieces.append(_Piece(utterance_id, recording, start_s, end_s, where))
+        pieces.append(_Piece(utterance_id, recording, start_s, duration_s, where))
     unused = sorted(set(recordings) - {piece.recording for piece in pieces})
     if unused:
         raise DataError(f"{file}: has no line for recording {unused[0]} of {WAV_SCP} ({len(unused)} such recordings)")
@@ -116,7 +106,7 @@ def _pieces(source: Path, recordings: Collection[str]) -> list[_Piece]:
 
 
 def _segment(where: str, value: str) -> tuple[str, float, float]:
-    """Recording, start and end of the rest of a line of `segments`."""
+    """Recording, start and duration of the rest of a line of `segments`."""
     try:
         recording, start, end = value.split()
         start_s, end_s = float(start), float(end)
@@ -125,9 +115,9 @@ def _segment(where: str, value: str) -> tuple[str, float, float]:
             f"{where}: must be an utterance, a recording, its start and its end in seconds, got {value!r} after the "
             "utterance"
         ) from error
-    if not (0 <= start_s < MAX_S and (end_s == TO_THE_END or start_s < end_s < MAX_S)):
+    if not (0 <= start_s < MAX_S and (end_s == END_OF_RECORDING or start_s < end_s < MAX_S)):
         raise DataError(f"{where}: must have 0 <= start < end (or -1: to the end), got {start} and {end}")
-    return recording, start_s, end_s
+    return recording, start_s, TO_THE_END if end_s == END_OF_RECORDING else end_s - start_s
 
 
 def _check_same_utterances(source: Path, texts: Table, pieces: list[_Piece]) -> None:

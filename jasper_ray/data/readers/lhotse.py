@@ -5,14 +5,12 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from jasper_ray.audio.decode import audio_info
-from jasper_ray.data.readers.clips import cut_audio
-from jasper_ray.data.readers.corpus import CorpusUtterance
-from jasper_ray.errors import AudioError, DataError
+from jasper_ray.data.readers.clips import AudioClip
+from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
+from jasper_ray.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
@@ -54,48 +52,20 @@ def read_lhotse(source: Path) -> Iterator[CorpusUtterance]:
     if not manifests:
         raise DataError(f"{source}: no manifest of cuts ({', '.join(SUFFIXES)}) in it, so it is not in Lhotse's layout")
     for manifest in manifests:
-        for path, pieces in groupby(_pieces(manifest), key=lambda piece: piece.path):
-            yield from _utterances(path, pieces)
+        yield from map(_utterance, _pieces(manifest))
 
 
-def _utterances(path: Path, pieces: Iterator[_Piece]) -> Iterator[CorpusUtterance]:
-    """Utterances of consecutive pieces of one recording, which is read once."""
-    content = b""
-    for piece in pieces:
-        try:
-            content = content or path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{piece.where}: audio cannot be read: {error}") from error
-        supervision = piece.supervision
-        yield CorpusUtterance(
-            id=str(supervision["id"]),
-            audio=_cut(content, piece),
-            path=str(path),
-            text=supervision["text"],
-            speaker=str(supervision.get("speaker") or ""),
-            fields=_scalars(supervision.get("custom") or {}) | _scalars(supervision),
-        )
-
-
-def _cut(content: bytes, piece: _Piece) -> bytes:
-    """The recording itself if the piece covers it to within a sample, else that piece of it."""
-    try:
-        info = audio_info(content)
-    except AudioError as error:
-        raise DataError(f"{piece.where}: {piece.path}: {error}") from error
-    if info.channels > 1:
-        raise DataError(
-            f"{piece.where}: {piece.path} has {info.channels} channels, which would be mixed: write each to a file of "
-            "its own and name that"
-        )
-    # Seconds in a manifest are rounded: an end may lie a little behind the last sample.
-    sample_s = 1.001 / info.sample_rate_hz
-    end_s = piece.start_s + piece.duration_s
-    if abs(end_s - info.duration_s) <= sample_s:
-        end_s = info.duration_s
-        if abs(piece.start_s) <= sample_s:
-            return content
-    return cut_audio(content, piece.start_s, end_s - piece.start_s, where=piece.where)
+def _utterance(piece: _Piece) -> CorpusUtterance:
+    recording = audio_file(piece.path, where=piece.where)
+    supervision = piece.supervision
+    return CorpusUtterance(
+        id=str(supervision["id"]),
+        audio=AudioClip(recording, piece.start_s, piece.duration_s, piece.where, only_mono=True),
+        path=str(piece.path),
+        text=supervision["text"],
+        speaker=str(supervision.get("speaker") or ""),
+        fields=_scalars(supervision.get("custom") or {}) | _scalars(supervision),
+    )
 
 
 def _pieces(manifest: Path) -> Iterator[_Piece]:

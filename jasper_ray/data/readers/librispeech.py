@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
 from jasper_ray.errors import DataError
 
 TRANSCRIPTS = "*.trans.txt"
@@ -38,12 +38,7 @@ def _chapter(transcripts: Path) -> Iterator[CorpusUtterance]:
     subset, speaker, chapter = ("", "", *folder.parts)[-3:]
     for utterance_id, (number, text) in lines.items():
         path = folder / f"{utterance_id}.flac"
-        try:
-            audio = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{transcripts}, line {number}: {utterance_id} has no audio: {path}: {error.strerror}"
-            ) from error
+        audio = audio_file(path, where=f"{transcripts}, line {number}: {utterance_id}")
         fields = {"subset": subset, "speaker": speaker, "chapter": chapter}
         yield CorpusUtterance(utterance_id, audio, f"{subset}/{speaker}/{chapter}/{path.name}", text, speaker, fields)
 

@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jasper_ray.data.readers.clips import cut_audio
-from jasper_ray.data.readers.corpus import CorpusUtterance
-from jasper_ray.data.readers.files import file_head, matching_files, only_file, read_audio
+from jasper_ray.data.readers.clips import AudioClip
+from jasper_ray.data.readers.corpus import AudioFile, AudioPart, AudioReference, CorpusUtterance, audio_file
+from jasper_ray.data.readers.files import file_head, matching_files, only_file
 from jasper_ray.errors import DataError
 
 SUFFIXES = (".json", ".jsonl")
@@ -104,12 +104,8 @@ def _seconds(where: str, values: dict[str, Any], key: str) -> float:
 
 
 def _plain(file: Path, rows: Iterable[Row]) -> Iterator[CorpusUtterance]:
-    path, content = None, b""
     for row in rows:
-        if path != file.parent / row.audio:
-            path = file.parent / row.audio
-            content = read_audio(path, where=row.where)
-        yield _utterance(row, row.audio, content)
+        yield _utterance(row, row.audio, audio_file(file.parent / row.audio, where=row.where))
 
 
 def _tarred(file: Path, rows: Iterable[Row]) -> Iterator[CorpusUtterance]:
@@ -126,17 +122,15 @@ def _tarred(file: Path, rows: Iterable[Row]) -> Iterator[CorpusUtterance]:
 def _shard(path: Path, rows: list[Row]) -> Iterator[CorpusUtterance]:
     try:
         with tarfile.open(path, "r:") as tar:
-            members = {_stem(member.name): member for member in tar.getmembers() if member.isfile()}
-            wanted = _rows_by_member(path, rows, members)
-            for stem, member in members.items():
-                if stem in wanted:
-                    stream = tar.extractfile(member)
-                    assert stream is not None, "a regular file has content"
-                    content = stream.read()
-                    for row in wanted[stem]:
-                        yield _utterance(row, member.name, content)
+            # A sparse file does not lie in one piece; nobody's recordings are one.
+            files = (member for member in tar.getmembers() if member.isfile() and not member.issparse())
+            members = {_stem(member.name): member for member in files}
     except (OSError, tarfile.TarError) as error:
         raise DataError(f"{rows[0].where}: {path} cannot be read: {error}") from error
+    wanted = _rows_by_member(path, rows, members)
+    for stem, member in members.items():
+        for row in wanted[stem]:
+            yield _utterance(row, member.name, AudioPart(path, member.offset_data, member.size, row.where))
 
 
 def _rows_by_member(path: Path, rows: list[Row], members: dict[str, tarfile.TarInfo]) -> dict[str, list[Row]]:
@@ -155,12 +149,13 @@ def _stem(name: str) -> str:
     return PurePosixPath(name).stem
 
 
-def _utterance(row: Row, path: str, content: bytes) -> CorpusUtterance:
+def _utterance(row: Row, path: str, recording: AudioFile | AudioPart) -> CorpusUtterance:
     """An utterance out of the file `path` that the row names, or cuts from."""
     utterance_id = _stem(row.audio)
+    audio: AudioReference = recording
     if row.piece_s is not None:
-        content = cut_audio(content, *row.piece_s, where=row.where)
+        audio = AudioClip(recording, *row.piece_s, row.where)
         utterance_id = f"{_stem(path)}-{round(row.piece_s[0] * 1000)}"
     utterance_id = next((str(row.values[key]) for key in ID_KEYS if key in row.values), utterance_id)
     fields = {key: str(value) for key, value in row.values.items() if key not in OWN_KEYS}
-    return CorpusUtterance(utterance_id, content, path, row.text, fields.get("speaker", ""), fields)
+    return CorpusUtterance(utterance_id, audio, path, row.text, fields.get("speaker", ""), fields)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jasper_ray.data.readers.corpus import CorpusUtterance
-from jasper_ray.data.readers.files import file_head, matching_files, only_file, read_audio
+from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
+from jasper_ray.data.readers.files import file_head, matching_files, only_file
 from jasper_ray.errors import DataError
 
 SUFFIXES = (".json",)
@@ -115,7 +115,7 @@ def _variants(file: Path, where: str, entry: Any) -> Iterator[CorpusUtterance]:
             fields["speaker"] = librispeech[1]
         yield CorpusUtterance(
             id=f"{stem}-sp{speed:g}" if speed != 1 and stem == Path(original).stem else stem,
-            audio=read_audio(_find(file, where, name), where=where),
+            audio=audio_file(_find(file, where, name), where=where),
             path=name,
             text=text,
             speaker=fields.get("speaker", ""),

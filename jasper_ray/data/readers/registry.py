@@ -56,9 +56,19 @@ def read_corpus(config: CorpusConfig) -> Iterator[CorpusUtterance]:
         if not source.exists():
             raise DataError(f"{source}: there is no such corpus")
         utterances = FORMATS[detect_format(source) if config.format == "auto" else config.format].read(source)
+    known: set[str] = set()
+    num_utterances = 0
     for utterance in utterances:
-        if _matches(utterance, config):
+        num_utterances += 1
+        known.update(utterance.fields)
+        if _matches(utterance, config.where):
             yield utterance
+    unknown = [name for name in config.where if name not in known]
+    if unknown and num_utterances:
+        raise DataError(
+            f"{config.source}: where names {unknown[0]!r}, which none of the {num_utterances} utterances has. They "
+            f"have: {', '.join(sorted(known)) or 'no fields'}"
+        )
 
 
 def detect_format(source: Path) -> str:
@@ -73,14 +83,9 @@ def detect_format(source: Path) -> str:
     raise DataError(f"{source}: its format cannot be told. Name it with --format ({', '.join(FORMATS)})")
 
 
-def _matches(utterance: CorpusUtterance, config: CorpusConfig) -> bool:
-    unknown = [name for name in config.where if name not in utterance.fields]
-    if unknown:
-        raise DataError(
-            f"{config.source}: where names {unknown[0]!r}, which utterance {utterance.id!r} does not have. "
-            f"It has: {', '.join(sorted(utterance.fields)) or 'no fields'}"
-        )
+def _matches(utterance: CorpusUtterance, where: Mapping[str, str | tuple[str, ...]]) -> bool:
+    """Whether the fields have the wanted values; one that is not there is empty, as in a table's optional column."""
     return all(
-        utterance.fields[name] in ((wanted,) if isinstance(wanted, str) else wanted)
-        for name, wanted in config.where.items()
+        utterance.fields.get(name, "") in ((wanted,) if isinstance(wanted, str) else wanted)
+        for name, wanted in where.items()
     )

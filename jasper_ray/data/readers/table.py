@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jasper_ray.data.readers.corpus import CorpusUtterance
-from jasper_ray.data.readers.files import file_head, read_audio
+from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
+from jasper_ray.data.readers.files import file_head
 from jasper_ray.errors import DataError
 
 SPLITS = ("train.tsv", "dev.tsv", "test.tsv")
@@ -113,7 +113,7 @@ def _utterance(file: Path, where: str, row: dict[str, str], layout: Layout) -> C
         fields["split"] = file.stem
     return CorpusUtterance(
         id=Path(name).stem,
-        audio=read_audio(file.parent / layout.folder / name, where=where),
+        audio=audio_file(file.parent / layout.folder / name, where=where),
         path=name,
         text=row[layout.text],
         speaker=speaker,

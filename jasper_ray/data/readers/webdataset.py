@@ -1,14 +1,14 @@
 """WebDataset tars: the members of a sample share a key, the member's path up to the first dot of its file name."""
 
 import json
-import tarfile
-import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.data.readers.tars import TarFiles, TarredFile
 from jasper_ray.errors import DataError
 
 SUFFIXES = (".tar", ".tar.gz")
@@ -20,27 +20,24 @@ JSON_TEXT_KEYS = ("text", "transcript")
 MAX_PROBED_MEMBERS = 32
 
 
-class _Header(tarfile.TarInfo):
-    """A member's header; where tarfile takes a missing or damaged one as the end of the archive, it is an error."""
+@dataclass(frozen=True)
+class _Member:
+    """A file of a tar as part of a sample."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
-        if len(buf) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("it ends without the mark of a tar's end, so it was cut short")
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if any(buf):
-                raise tarfile.ReadError(f"damaged header: {error}") from error
-            raise
+    key: str
+    extension: str
+    file: TarredFile
+    content: bytes
+    """Of text and JSON; empty for others."""
 
 
 def is_webdataset(source: Path) -> bool:
     """Whether a tar, or the first directly in a folder, begins with a sample of audio and text."""
     try:
-        members = islice(_members(_tars(source)[0], wanted=()), MAX_PROBED_MEMBERS)
-        for _, group in groupby(members, key=lambda member: member[0]):
-            extensions = {extension for _, extension, _, _ in group}
+        with TarFiles(_tars(source)[0]) as files:
+            members = list(islice(_members(files), MAX_PROBED_MEMBERS))
+        for _, group in groupby(members, key=lambda member: member.key):
+            extensions = {member.extension for member in group}
             if not extensions.isdisjoint(AUDIO):
                 return not extensions.isdisjoint((*TEXT, JSON))
     except (IndexError, OSError, ValueError):
@@ -49,7 +46,7 @@ def is_webdataset(source: Path) -> bool:
 
 
 def read_webdataset(source: Path) -> Iterator[CorpusUtterance]:
-    """Utterances of a tar, or of all directly in a folder, one sample in memory at a time.
+    """Utterances of a tar, or of all directly in a folder; of a plain tar no audio is read.
 
     Raises:
         DataError: A tar is cut short or damaged, or a sample lacks audio or text; names tar, key and reason.
@@ -58,65 +55,58 @@ def read_webdataset(source: Path) -> Iterator[CorpusUtterance]:
     if not tars:
         raise DataError(f"{source}: no {' or '.join(SUFFIXES)} in it, so it is not in WebDataset's layout")
     for tar in tars:
-        members = _members(tar, wanted=(*AUDIO, *TEXT, JSON))
-        for key, group in groupby(members, key=lambda member: member[0]):
-            yield _utterance(tar, key, group)
+        with TarFiles(tar) as files:
+            for key, group in groupby(_members(files), key=lambda member: member.key):
+                yield _utterance(files, key, group)
 
 
 def _tars(source: Path) -> list[Path]:
     return sorted(file for file in source.iterdir() if file.name.endswith(SUFFIXES)) if source.is_dir() else [source]
 
 
-def _members(tar: Path, *, wanted: tuple[str, ...]) -> Iterator[tuple[str, str, str, bytes]]:
-    """Key, extension, name and content of each file in a tar; no content unless the extension is wanted."""
-    try:
-        with tarfile.open(tar, mode="r|*", tarinfo=_Header) as archive:
-            while (member := archive.next()) is not None:
-                folder, slash, file_name = member.name.removeprefix("./").rpartition("/")
-                stem, _, extension = file_name.partition(".")
-                # A file that begins with a dot is the system's, not a sample's.
-                if member.isfile() and stem:
-                    extension = extension.lower()
-                    stream = archive.extractfile(member) if extension in wanted else None
-                    yield folder + slash + stem, extension, member.name, stream.read() if stream else b""
-                # tarfile keeps the header of every member it has passed: a gigabyte for a million.
-                archive.members.clear()  # type: ignore[attr-defined]
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{tar}: cannot be read as a tar: {error}") from error
+def _members(files: TarFiles) -> Iterator[_Member]:
+    for file in files:
+        folder, slash, file_name = file.name.removeprefix("./").rpartition("/")
+        stem, _, extension = file_name.partition(".")
+        # A file that begins with a dot is the system's, not a sample's.
+        if stem:
+            extension = extension.lower()
+            content = files.read(file) if extension in (*TEXT, JSON) else b""
+            yield _Member(folder + slash + stem, extension, file, content)
 
 
-def _utterance(tar: Path, key: str, members: Iterator[tuple[str, str, str, bytes]]) -> CorpusUtterance:
-    where = f"{tar}, key {key}"
-    contents: dict[str, bytes] = {}
-    names: dict[str, str] = {}
-    for _, extension, name, content in members:
-        if extension in contents:
-            raise DataError(f"{where}: has two members .{extension}: {names[extension]} and {name}")
-        contents[extension], names[extension] = content, name
-    audio = [extension for extension in contents if extension in AUDIO]
+def _utterance(files: TarFiles, key: str, group: Iterator[_Member]) -> CorpusUtterance:
+    where = f"{files.path}, key {key}"
+    members: dict[str, _Member] = {}
+    for member in group:
+        other = members.setdefault(member.extension, member)
+        if other is not member:
+            raise DataError(f"{where}: has two members .{member.extension}: {other.file.name} and {member.file.name}")
+    audio = [extension for extension in members if extension in AUDIO]
     if len(audio) != 1:
         raise DataError(
             f"{where}: must have one member of audio ({', '.join(AUDIO)}), has {len(audio)} among the adjacent "
-            f"members {', '.join(names.values())}"
+            f"members {', '.join(member.file.name for member in members.values())}"
         )
-    row = _json(where, contents[JSON]) if JSON in contents else {}
+    row = _json(where, members[JSON].content) if JSON in members else {}
     fields = {name: str(value) for name, value in row.items() if isinstance(value, str | int | float)}
+    recording = members[audio[0]].file
     return CorpusUtterance(
         id=key,
-        audio=contents[audio[0]],
-        path=f"{tar}/{names[audio[0]]}",
-        text=_text(where, contents, row),
+        audio=files.reference(recording, where=where),
+        path=f"{files.path}/{recording.name}",
+        text=_text(where, members, row),
         speaker=fields.get("speaker", ""),
         fields={name: value for name, value in fields.items() if name not in JSON_TEXT_KEYS},
     )
 
 
-def _text(where: str, contents: Mapping[str, bytes], row: Mapping[str, Any]) -> str:
+def _text(where: str, members: Mapping[str, _Member], row: Mapping[str, Any]) -> str:
     """The transcript of the first text member there is, else of the JSON."""
     for extension in TEXT:
-        if extension in contents:
+        if extension in members:
             try:
-                return contents[extension].decode("utf-8-sig").strip()
+                return members[extension].content.decode("utf-8-sig").strip()
             except UnicodeDecodeError as error:
                 raise DataError(f"{where}: .{extension} is not UTF-8: {error}") from error
     for name in JSON_TEXT_KEYS:

@@ -42,7 +42,7 @@ def read(source: Path) -> list[CorpusUtterance]:
 
 
 def samples(utterance: CorpusUtterance) -> np.ndarray:
-    return soundfile.read(io.BytesIO(utterance.audio), dtype="int16")[0]
+    return soundfile.read(io.BytesIO(utterance.audio.read()), dtype="int16")[0]
 
 
 @pytest.mark.parametrize("duration", [1.0, 1.0 + 1 / RATE_HZ, 1.0 - 1 / RATE_HZ])
@@ -50,21 +50,15 @@ def test_a_supervision_of_the_whole_recording_gives_the_file_itself(tmp_path: Pa
     file = write_cuts(tmp_path / "c", cut(supervision("u", 0, duration, gender="F", custom={"snr": 9, "x": [1]})))
     (utterance,) = read(file)
     assert (utterance.id, utterance.text, utterance.speaker) == ("u", "say u", "s1")
-    assert utterance.audio == (tmp_path / "c" / "audio" / "a.wav").read_bytes()
+    assert utterance.audio.read() == (tmp_path / "c" / "audio" / "a.wav").read_bytes()
     fields = {"recording_id": "a", "language": "English", "speaker": "s1", "gender": "F", "snr": "9"}
     assert utterance.fields == fields
 
 
-def test_supervisions_are_cut_to_the_sample_and_a_recording_is_read_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_supervisions_are_cut_to_the_sample(tmp_path: Path) -> None:
     later = cut(supervision("w", 0.0, 0.50005), id="later", start=0.5, duration=0.5)
     file = write_cuts(tmp_path / "c", cut(supervision("u", 0.0, 0.25), supervision("v", 0.25, 0.125)), "", later)
-    reads = []
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path.name) or read_bytes(path))
     first, second, third = read(file)
-    assert reads == ["a.wav"]
     assert np.array_equal(samples(first), SAMPLES[:2000])
     assert np.array_equal(samples(second), SAMPLES[2000:3000])
     assert np.array_equal(samples(third), SAMPLES[4000:])
@@ -72,12 +66,12 @@ def test_supervisions_are_cut_to_the_sample_and_a_recording_is_read_once(
 
 def test_gzip_and_a_folder_of_manifests_are_read_alike(tmp_path: Path) -> None:
     file = write_cuts(tmp_path / "c", cut(supervision("u", 0, 1)), cut(supervision("v", 0, 0.5)))
-    expected = read(file)
+    expected = [(u.id, u.text, u.audio.read()) for u in read(file)]
     file.with_name("cuts.jsonl.gz").write_bytes(gzip.compress(file.read_bytes()))
     file.unlink()
     (file.parent / "recordings.jsonl").write_text('{"id": "a", "sources": []}\n')
-    assert read(file.with_name("cuts.jsonl.gz")) == expected
-    assert read(file.parent) == expected
+    for source in (file.with_name("cuts.jsonl.gz"), file.parent):
+        assert [(u.id, u.text, u.audio.read()) for u in read(source)] == expected
 
 
 def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -117,14 +111,14 @@ def with_source(**source: object) -> dict[str, Any]:
         (with_source(type="command", source="sox x"), r"type 'command'; only 'file' .* never run.*Save it as audio"),
         (with_source(type="url", source="https://x"), r"type 'url'; only 'file' is read"),
         (with_source(source=None), r"'source' must be a path, got None"),
-        (cut(WHOLE, source="gone.wav"), r"audio cannot be read: .*gone\.wav"),
+        (cut(WHOLE, source="gone.wav"), r"audio .*gone\.wav cannot be read: No such"),
         (cut(WHOLE, source="cuts.jsonl"), r"cannot decode .* as audio"),
-        (cut(WHOLE, source="audio/stereo.wav"), r"stereo\.wav has 2 channels"),
+        (cut(WHOLE, source="audio/stereo.wav"), r"the recording has 2 channels"),
     ],
 )
 def test_a_bad_line_names_file_line_and_reason(tmp_path: Path, row: object, reason: str) -> None:
     with pytest.raises(DataError, match=r"cuts\.jsonl, line 2: .*" + reason):
-        read(write_cuts(tmp_path / "c", cut(WHOLE), row))
+        [utterance.audio.read() for utterance in read(write_cuts(tmp_path / "c", cut(WHOLE), row))]
 
 
 def test_a_truncated_gzip_and_a_missing_file_are_named(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jasper_ray.data.readers.files import file_head, matching_files, only_file, read_audio
+from jasper_ray.data.readers.files import file_head, matching_files, only_file
 from jasper_ray.errors import DataError
 
 
@@ -30,9 +30,3 @@ def test_none_and_several_are_errors_that_name_them(tmp_path: Path) -> None:
 def test_what_is_not_there_matches_nothing(tmp_path: Path) -> None:
     assert matching_files(tmp_path / "no", (".json",), has_x) == []
     assert file_head(Path("a\0b")) == ""
-
-
-@pytest.mark.parametrize(("name", "reason"), [("no.wav", "No such file"), ("a\0b", "null byte")])
-def test_audio_that_cannot_be_read_is_an_error_with_the_place(tmp_path: Path, name: str, reason: str) -> None:
-    with pytest.raises(DataError, match=rf"m\.json, line 3: audio .* cannot be read: .*{reason}"):
-        read_audio(tmp_path / name, where="m.json, line 3")

@@ -30,8 +30,15 @@ def test_where_selects_by_one_value_or_several(tmp_path: Path) -> None:
 
 def test_where_with_an_unknown_field_names_those_there_are(tmp_path: Path) -> None:
     source = write_lines(tmp_path, {"audio": "a.wav", "text": "x", "split": "a"})
-    with pytest.raises(DataError, match=r"names 'splt', which utterance 'a' does not have\. It has: split"):
+    with pytest.raises(DataError, match=r"names 'splt', which none of the 1 utterances has\. They have: split"):
         read(source, splt="a")
+
+
+def test_a_field_that_an_utterance_lacks_is_empty_if_others_have_it(tmp_path: Path) -> None:
+    rows = [{"audio": "a.wav", "text": "x", "id": "0"}, {"audio": "a.wav", "text": "x", "id": "1", "age": "teens"}]
+    source = write_lines(tmp_path, *rows)
+    assert [u.id for u in read(source, age="teens")] == ["1"]
+    assert [u.id for u in read(source, age=("", "teens"))] == ["0", "1"]
 
 
 def test_a_folder_of_no_known_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
@@ -47,7 +54,7 @@ def test_both_readers_give_the_same_real_speech(speech_data: Path) -> None:
     assert len(by_layout) == 260 and by_layout.keys() == by_lines.keys()
     for name, utterance in by_layout.items():
         other = by_lines[name]
-        assert (utterance.text.lower(), utterance.audio) == (other.text, other.audio)
+        assert (utterance.text.lower(), utterance.audio.read()) == (other.text, other.audio.read())
         assert (utterance.speaker, utterance.fields["subset"]) == (other.speaker, other.fields["subset"])
 
 

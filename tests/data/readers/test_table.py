@@ -21,17 +21,17 @@ def write(folder: Path, name: str, *lines: str) -> Path:
 def test_a_csv_gives_audio_text_and_other_columns(tmp_path: Path) -> None:
     lines = f"\ufeff{CSV},speaker", 'wav/a.wav,10,"hi, ""you""",s', f"{tmp_path}/wav/b.wav,,bye,"
     one, two = read_table(write(tmp_path, "train.csv", *lines))
-    assert (one.id, one.text, one.speaker, one.audio, one.path) == ("a", 'hi, "you"', "s", noise(0), "wav/a.wav")
+    assert (one.id, one.text, one.speaker, one.audio.read(), one.path) == ("a", 'hi, "you"', "s", noise(0), "wav/a.wav")
     assert one.fields == {"wav_filesize": "10", "speaker": "s"}
-    assert (two.id, two.text, two.speaker, two.audio, two.fields) == ("b", "bye", "", noise(1), {})
+    assert (two.id, two.text, two.speaker, two.audio.read(), two.fields) == ("b", "bye", "", noise(1), {})
 
 
 def test_a_tsv_has_its_audio_in_clips_and_quotes_as_they_are(tmp_path: Path) -> None:
     file = write(tmp_path, "validated.tsv", TSV, 's1\tc.wav\t"Hi\tteens', "s2\td.wav\tit's \u2028 on\t")
     one, two = read_table(file)
-    assert (one.id, one.text, one.speaker, one.audio, one.path) == ("c", '"Hi', "s1", noise(2), "c.wav")
+    assert (one.id, one.text, one.speaker, one.audio.read(), one.path) == ("c", '"Hi', "s1", noise(2), "c.wav")
     assert one.fields == {"age": "teens", "speaker": "s1", "split": "validated"}
-    assert (two.id, two.text, two.speaker, two.audio) == ("d", "it's \u2028 on", "s2", noise(3))
+    assert (two.id, two.text, two.speaker, two.audio.read()) == ("d", "it's \u2028 on", "s2", noise(3))
 
 
 def test_of_a_release_only_train_dev_and_test_are_read(tmp_path: Path) -> None:

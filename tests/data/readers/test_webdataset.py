@@ -41,7 +41,7 @@ def test_tars_in_a_folder_give_keys_texts_speakers_and_the_bytes_themselves(tmp_
     write_tar(tmp_path / "a.tar", ("./1.flac", flac(1)), ("./1.json", json.dumps(row).encode()), ("./1.cls", b"0"),
               ("./._2.flac", b"x"), ("./2.txt", b" two\n"), ("./2.flac", flac(2)))  # fmt: skip
     utterances = read(tmp_path)
-    assert [(u.id, u.text, u.speaker, u.audio) for u in utterances] == [
+    assert [(u.id, u.text, u.speaker, u.audio.read()) for u in utterances] == [
         ("1", "one", "s1", flac(1)),
         ("2", "two", "", flac(2)),
         ("d/3", "three", "", flac(3)),
