@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,14 @@ def test_three_updates_equal_nvidias(nvidia_fixtures: Path) -> None:
             torch.testing.assert_close(average.weights[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
 
 
-def small_model() -> Jasper:
+def small_model(*, dropout: float = 0.2, batch_norm_padding: str = "include") -> Jasper:
     torch.manual_seed(0)
-    blocks = (BlockConfig(filters=16, kernel=11, stride=2, dropout=0.2), BlockConfig(filters=16, kernel=5, dropout=0.2))
-    return Jasper(ModelConfig(preset=None, blocks=blocks), num_mels=8, num_labels=29)
+    blocks = (
+        BlockConfig(filters=16, kernel=11, stride=2, dropout=dropout),
+        BlockConfig(filters=16, kernel=5, dropout=dropout),
+    )
+    config = ModelConfig(preset=None, blocks=blocks, batch_norm_padding=batch_norm_padding)
+    return Jasper(config, num_mels=8, num_labels=29)
 
 
 def random_batches(count: int) -> list[Batch]:
@@ -86,6 +91,50 @@ def test_the_figures_of_a_step_are_those_of_its_batches() -> None:
     result = make_step(small_model()).run(random_batches(3), [0, 1, 2], global_step=0, num_utterances=6, lr=0.01)
     assert (result.num_utterances, result.audio_s, result.skipped) == (6, 3.0, False)
     assert result.padding_share == pytest.approx(1 - 110 / 120)
+
+
+def packed_and_padded() -> tuple[Batch, Batch]:
+    """Five utterances in two rows of 160 frames, and each in a row of its own."""
+    torch.manual_seed(1)
+    lengths, places = [60, 41, 20, 100, 37], [(0, 0), (0, 72), (0, 128), (1, 0), (1, 120)]
+    labels, label_lengths = torch.randint(0, 28, (5, 4)), torch.tensor([4, 3, 2, 4, 1])
+    packed, padded = torch.zeros(2, 8, 160), torch.zeros(5, 8, 112)
+    for number, (length, (row, start)) in enumerate(zip(lengths, places, strict=True)):
+        padded[number, :, :length] = packed[row, :, start : start + length] = torch.randn(8, length)
+    batch = make_batch(padded, torch.tensor(lengths), labels, label_lengths)
+    return replace(batch, features=packed, places=torch.tensor(places), longest=100), batch
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 3e-2)])
+def test_a_step_on_packed_rows_is_that_on_padded_utterances(precision: str, tolerance: float) -> None:
+    results = []
+    for batch in packed_and_padded():
+        model = small_model(dropout=0.0, batch_norm_padding="exclude")
+        step = make_step(model, precision=precision)
+        result = step.run([batch, batch], [0, 1], global_step=0, num_utterances=10, lr=0.01)
+        results.append((result, dict(model.state_dict())))
+    (packed, weights), (padded, expected) = results
+    assert packed.loss == pytest.approx(padded.loss, rel=tolerance)
+    assert packed.grad_norm == pytest.approx(padded.grad_norm, rel=tolerance)
+    assert (packed.num_utterances, packed.audio_s) == (10, 2.0)
+    assert packed.padding_share == pytest.approx(1 - 258 / 320)
+    assert padded.padding_share == pytest.approx(1 - 258 / 560)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected[name], atol=tolerance, rtol=10 * tolerance, msg=name)
+    for result in (packed, padded):
+        row, log_probs, length = result.sample
+        assert row == 0 and length.tolist() == [30]
+        torch.testing.assert_close(log_probs[0, :30], padded.sample[1][0, :30], atol=10 * tolerance, rtol=0)
+
+
+def test_a_packed_utterance_without_finite_loss_is_named_and_its_neighbours_are_not() -> None:
+    packed, _ = packed_and_padded()
+    impossible = replace(
+        packed, feature_lengths=torch.tensor([60, 41, 4, 100, 37]), label_lengths=torch.tensor([4] * 5)
+    )
+    step = make_step(small_model(batch_norm_padding="exclude"))
+    result = step.run([impossible], [0], global_step=0, num_utterances=5, lr=0.01)
+    assert result.skipped and result.bad_rows == (2,)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+from tones import prepare_tones, run_workers, tone_config
+
+from jasper_ray.config.schema import RunConfig
+from jasper_ray.training.checkpoint import find_checkpoints
+from jasper_ray.training.report import read_log
+
+PACKED = [
+    "batching.policy=packed",
+    "batching.row_seconds=1.6",
+    "batching.rows_per_microbatch=2",
+    "batching.gap_seconds=0.12",  # the model of tones.yaml needs 0.06
+    "model.batch_norm_padding=exclude",
+    "batching.utterances_per_microbatch=2",
+]
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tones")
+    prepare_tones(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole_run(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """One worker, never interrupted."""
+    config = tone_config(tones, tmp_path_factory.mktemp("whole"), *PACKED)
+    run_workers(config, 1)
+    return config
+
+
+def events(config: RunConfig, kind: str) -> dict[int, dict]:
+    return {event["global_step"]: event for event in read_log(config.output) if event["event"] == kind}
+
+
+def assert_same_run(config: RunConfig, expected: RunConfig) -> None:
+    ours, theirs = events(config, "progress"), events(expected, "progress")
+    assert ours.keys() == theirs.keys()
+    for name in ("loss", "padding_share"):
+        assert [e[name] for e in ours.values()] == pytest.approx([e[name] for e in theirs.values()], rel=1e-3), name
+    microbatches = [{s: e["microbatches"] for s, e in events(run, "utterances").items()} for run in (config, expected)]
+    assert microbatches[0] == microbatches[1]
+    last = max(events(expected, "evaluation"))
+    evaluations = [events(run, "evaluation")[last] for run in (config, expected)]
+    assert evaluations[0]["loss"] == pytest.approx(evaluations[1]["loss"], rel=1e-3)
+    assert evaluations[0]["wer"] == evaluations[1]["wer"]
+
+
+def test_a_run_on_packed_rows_learns_and_is_evaluated_unpacked(whole_run: RunConfig) -> None:
+    progress = events(whole_run, "progress")
+    losses = [event["loss"] for event in progress.values()]
+    assert losses[-1] < 0.6 * losses[0]
+    # Rows of 1.6 s hold 0.25 to 1.4 s of tones each, gaps of 0.12 s between.
+    assert all(0 < event["padding_share"] < 0.8 for event in progress.values())
+    last = max(events(whole_run, "evaluation").values(), key=lambda event: event["global_step"])
+    assert last["num_utterances"] == 20 and last["loss"] < losses[0]
+
+
+def test_the_number_of_workers_does_not_change_the_training(tones: Path, whole_run: RunConfig, tmp_path: Path) -> None:
+    for world_size in (2, 4):  # 4 workers share 3 micro-batches: one has none
+        config = tone_config(tones, tmp_path / str(world_size), *PACKED)
+        run_workers(config, world_size)
+        assert_same_run(config, whole_run)
+
+
+def test_a_run_stopped_in_mid_epoch_goes_on_elsewhere_as_if_nothing_had_happened(
+    tones: Path, whole_run: RunConfig, tmp_path: Path
+) -> None:
+    steps_in_epoch = events(whole_run, "progress")[1]["steps_in_epoch"]
+    assert steps_in_epoch > 1
+    stop = f"training.stop_after_steps={2 * steps_in_epoch + 1}"
+    run_workers(tone_config(tones, tmp_path, *PACKED, stop), 2)
+    assert len(find_checkpoints(str(tmp_path))) > 0
+    config = tone_config(tones, tmp_path, *PACKED)
+    run_workers(config, 1)
+    assert_same_run(config, whole_run)
