@@ -200,6 +200,27 @@ def test_gradients_of_masked_batch_norm_are_right_also_where_padding_is_used() -
     )
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_masked_batch_norm_and_packed_rows_on_a_gpu_are_those_on_the_cpu(dtype: torch.dtype) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    torch.manual_seed(0)
+    given = [torch.randn(4, 6, 50), torch.rand(6) + 0.5, torch.randn(6)]
+    lengths, places = torch.tensor([30, 9, 50, 41, 12]), torch.tensor([[0, 0], [0, 40], [1, 0], [2, 8], [3, 0]])
+    results = []
+    for device in ("cpu", "cuda"):
+        x, weight, bias = (tensor.to(device).requires_grad_() for tensor in given)
+        padding = padding_of(x, lengths.to(device), places.to(device))
+        y, mean, var = masked_batch_norm(x.to(dtype), weight, bias, padding, eps=1e-3)
+        taken = take_utterances(y.transpose(1, 2), places.to(device), longest=50)
+        grads = torch.autograd.grad(taken.float().square().sum() + taken.float().sum(), [x, weight, bias])
+        results.append([tensor.cpu() for tensor in (padding.mask, taken, mean, var, *grads)])
+    tolerance = 1e-4 if dtype is torch.float32 else 5e-2
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
 def test_without_padding_masked_batch_norm_is_torchs_in_bf16_too() -> None:
     torch.manual_seed(0)
     padding = Padding.of_mask(torch.zeros(4, 1, 50, dtype=torch.bool))
