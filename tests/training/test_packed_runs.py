@@ -53,17 +53,16 @@ def test_a_run_on_packed_rows_learns_and_is_evaluated_unpacked(whole_run: RunCon
     progress = events(whole_run, "progress")
     losses = [event["loss"] for event in progress.values()]
     assert losses[-1] < 0.6 * losses[0]
-    # Rows of 1.6 s hold 0.25 to 1.4 s of tones each, gaps of 0.12 s between.
-    assert all(0 < event["padding_share"] < 0.8 for event in progress.values())
+    shares = [event["padding_share"] for event in progress.values()]
+    assert min(shares) > 0 and sum(shares) / len(shares) < 0.7
     last = max(events(whole_run, "evaluation").values(), key=lambda event: event["global_step"])
     assert last["num_utterances"] == 20 and last["loss"] < losses[0]
 
 
 def test_the_number_of_workers_does_not_change_the_training(tones: Path, whole_run: RunConfig, tmp_path: Path) -> None:
-    for world_size in (2, 4):  # 4 workers share 3 micro-batches: one has none
-        config = tone_config(tones, tmp_path / str(world_size), *PACKED)
-        run_workers(config, world_size)
-        assert_same_run(config, whole_run)
+    config = tone_config(tones, tmp_path, *PACKED)
+    run_workers(config, 2)
+    assert_same_run(config, whole_run)
 
 
 def test_a_run_stopped_in_mid_epoch_goes_on_elsewhere_as_if_nothing_had_happened(
@@ -72,8 +71,8 @@ def test_a_run_stopped_in_mid_epoch_goes_on_elsewhere_as_if_nothing_had_happened
     steps_in_epoch = events(whole_run, "progress")[1]["steps_in_epoch"]
     assert steps_in_epoch > 1
     stop = f"training.stop_after_steps={2 * steps_in_epoch + 1}"
-    run_workers(tone_config(tones, tmp_path, *PACKED, stop), 2)
-    assert len(find_checkpoints(str(tmp_path))) > 0
+    run_workers(tone_config(tones, tmp_path, *PACKED, stop), 1)
+    assert find_checkpoints(str(tmp_path))
     config = tone_config(tones, tmp_path, *PACKED)
-    run_workers(config, 1)
+    run_workers(config, 4)  # which share 3 micro-batches: one has none
     assert_same_run(config, whole_run)
