@@ -8,10 +8,13 @@ from typing import Any
 
 from jasper_ray.config.data import CorpusConfig
 from jasper_ray.config.speech import ENGLISH_ALPHABET
+from jasper_ray.data.manifest import MANIFEST_FILE
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.data.readers.registry import FORMATS
 from jasper_ray.errors import ConfigError
+from jasper_ray.storage import object_store
 from jasper_ray.text.alphabet import Alphabet
+from jobs.downloading import fetch_corpus
 from jobs.entry import console, run_job
 
 
@@ -29,9 +32,18 @@ def _prepare(arguments: argparse.Namespace) -> Mapping[str, Any]:
         where[name] = (*where.get(name, ()), value)
     try:
         Alphabet(arguments.alphabet)
-        corpus = CorpusConfig(source=arguments.source, format=arguments.format, where=where)
+        corpus = CorpusConfig(
+            source=arguments.source,
+            format=arguments.format,
+            where=where,
+            download_dir=arguments.download_dir,
+            mirror=arguments.mirror,
+            keep_archives=not arguments.delete_archives,
+        )
     except ValueError as error:  # pydantic's ValidationError is one
         raise ConfigError(str(error)) from error
+    if not object_store.exists(object_store.join(arguments.target, MANIFEST_FILE)):
+        fetch_corpus(corpus, console)
     report = prepare_dataset(
         [corpus],
         arguments.target,
@@ -61,7 +73,7 @@ def _prepare(arguments: argparse.Namespace) -> Mapping[str, Any]:
 def main() -> None:
     """Turn a corpus into shards and a manifest."""
     parser = argparse.ArgumentParser(prog="python -m jobs.prepare", description=main.__doc__)
-    parser.add_argument("source", help="the corpus: a folder or file; for synthetic: digits-and-commands")
+    parser.add_argument("source", help="a folder or file; librispeech:dev-clean downloads; for synthetic: a name")
     parser.add_argument("target", help="folder of the dataset, local or s3://")
     formats = ["auto", *FORMATS, "synthetic"]
     parser.add_argument("--format", choices=formats, default="auto", help="default auto: by what lies there")
@@ -76,6 +88,15 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="fail if an utterance cannot be used")
     parser.add_argument("--shard-mb", type=float, default=256.0, help="megabytes of audio per shard (default 256)")
     parser.add_argument("--threads", type=int, default=2, help="decoding threads (default 2)")
+    corpus = CorpusConfig.model_fields
+    parser.add_argument(
+        "--download-dir",
+        default=corpus["download_dir"].default,
+        metavar="FOLDER",
+        help="where librispeech:NAME is downloaded to; every node must see it (default %(default)s)",
+    )
+    parser.add_argument("--mirror", default="", metavar="URL", help="folder of LibriSpeech's archives to try first")
+    parser.add_argument("--delete-archives", action="store_true", help="delete each .tar.gz once it is unpacked")
     run_job(partial(_prepare, parser.parse_args()))
 
 

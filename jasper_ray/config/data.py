@@ -15,7 +15,7 @@ class CorpusConfig(StrictModel):
     """Speech as somebody keeps it: a folder or file in one of the formats that `data/readers` reads."""
 
     source: str
-    """Path of the corpus; for `synthetic` any text."""
+    """Path of the corpus; `librispeech:dev-clean,test-clean` downloads it; for `synthetic` its name."""
     format: Literal[
         "auto",
         "jsonl",
@@ -32,6 +32,12 @@ class CorpusConfig(StrictModel):
     """How the corpus is laid out; `auto` looks at the files."""
     where: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """Take only utterances whose field has this value or one of these, e.g. {split: train}."""
+    download_dir: str = "~/.cache/jasper_ray/downloads"
+    """Folder for what is downloaded; every node that prepares must see it."""
+    mirror: str = ""
+    """Web address of a folder with the archives, tried before the public mirrors."""
+    keep_archives: bool = True
+    """Whether a downloaded .tar.gz stays once it is unpacked to a .tar."""
 
 
 class DatasetConfig(StrictModel):

@@ -1,56 +1,122 @@
-"""LibriSpeech's layout: `<subset>/<speaker>/<chapter>/`, in it `<id>.flac` and `<speaker>-<chapter>.trans.txt`."""
+"""LibriSpeech's layout: `<subset>/<speaker>/<chapter>/`, in it `<id>.flac` and `<speaker>-<chapter>.trans.txt`.
 
-from collections.abc import Iterator
-from pathlib import Path
+It may lie in a folder, or in a tar as it is published.
+"""
 
-from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from jasper_ray.data.readers.corpus import AudioReference, CorpusUtterance, audio_file
+from jasper_ray.data.readers.tars import TarFiles, TarredFile
 from jasper_ray.errors import DataError
 
-TRANSCRIPTS = "*.trans.txt"
+TRANSCRIPTS_SUFFIX = ".trans.txt"
+TRANSCRIPTS = f"*{TRANSCRIPTS_SUFFIX}"
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+RECORDING = re.compile(r"(^|/)\d+/\d+/\d+-\d+-\d+\.flac$")
+# Files that are looked at to tell a tar: the corpus's own begins with a few about the corpus.
+MAX_PROBED_FILES = 64
+
+FindAudio = Callable[[str, str], AudioReference]
+"""The audio of an utterance, by its id and the place that names it."""
 
 
 def is_librispeech(source: Path) -> bool:
-    """Whether a folder has LibriSpeech's transcripts somewhere below."""
-    return source.is_dir() and next(source.rglob(TRANSCRIPTS), None) is not None
+    """Whether a folder has LibriSpeech's transcripts somewhere below, or a tar its recordings."""
+    if source.is_dir():
+        return next(source.rglob(TRANSCRIPTS), None) is not None
+    if not source.name.endswith(TAR_SUFFIXES):
+        return False
+    try:
+        with TarFiles(source) as files:
+            return any(RECORDING.search(file.name) for file in islice(files, MAX_PROBED_FILES))
+    except DataError:
+        return False
 
 
 def read_librispeech(source: Path) -> Iterator[CorpusUtterance]:
-    """Utterances below a folder, which may be the corpus, a subset, a speaker or a chapter.
+    """Utterances below a folder, which may be the corpus, a subset, a speaker or a chapter, or in a tar of such.
 
     Raises:
         DataError: There are no transcripts, a line is malformed, or audio and transcripts do not match; names the file.
     """
     found = False
-    for transcripts in sorted(source.rglob(TRANSCRIPTS)):
+    for utterance in _in_folder(source) if source.is_dir() else _in_tar(source):
         found = True
-        yield from _chapter(transcripts)
+        yield utterance
     if not found:
         raise DataError(f"{source}: no {TRANSCRIPTS} below it, so it is not in LibriSpeech's layout")
 
 
-def _chapter(transcripts: Path) -> Iterator[CorpusUtterance]:
-    # Resolved, so that the folders above are known when the source is the current folder.
-    folder = transcripts.resolve().parent
-    lines = _lines(transcripts)
-    unheard = sorted({path.stem for path in folder.glob("*.flac")} - lines.keys())
+def _in_folder(source: Path) -> Iterator[CorpusUtterance]:
+    for transcripts in sorted(source.rglob(TRANSCRIPTS)):
+        try:
+            content = transcripts.read_bytes()
+        except OSError as error:
+            raise DataError(f"{transcripts}: cannot be read: {error}") from error
+        # Resolved, so that the folders above are known when the source is the current folder.
+        folder = transcripts.resolve().parent
+        recordings = {path.stem for path in folder.glob("*.flac")}
+        find = partial(_find_file, folder)
+        yield from _chapter(str(transcripts), content, folder.parts, recordings, find)
+
+
+def _find_file(folder: Path, utterance_id: str, where: str) -> AudioReference:
+    return audio_file(folder / f"{utterance_id}.flac", where=where)
+
+
+def _in_tar(source: Path) -> Iterator[CorpusUtterance]:
+    transcripts: dict[PurePosixPath, bytes] = {}
+    recordings: dict[PurePosixPath, dict[str, TarredFile]] = defaultdict(dict)
+    with TarFiles(source) as files:
+        for file in files:
+            path = PurePosixPath(file.name)
+            if path.name.endswith(TRANSCRIPTS_SUFFIX):
+                transcripts[path] = files.read(file)
+            elif path.suffix == ".flac":
+                recordings[path.parent][path.stem] = file
+        in_order = sorted(transcripts.items())
+        if files.is_gzip:  # which is unpacked from its beginning whenever somebody goes far back
+            first = {folder: min(file.offset for file in there.values()) for folder, there in recordings.items()}
+            in_order.sort(key=lambda item: first.get(item[0].parent, 0))
+        for path, content in in_order:
+            there = recordings[path.parent]
+
+            def find(utterance_id: str, where: str, there: Mapping[str, TarredFile] = there) -> AudioReference:
+                if utterance_id not in there:
+                    raise DataError(f"{where}: audio {utterance_id}.flac is not in {source}")
+                return files.reference(there[utterance_id], where=where)
+
+            yield from _chapter(f"{source}/{path}", content, path.parent.parts, there, find)
+
+
+def _chapter(
+    transcripts: str, content: bytes, folder: Sequence[str], recordings: Collection[str], find: FindAudio
+) -> Iterator[CorpusUtterance]:
+    lines = _lines(transcripts, content)
+    unheard = sorted(set(recordings) - lines.keys())
     if unheard:
-        raise DataError(f"{transcripts}: has no line for {folder / unheard[0]}.flac ({len(unheard)} such files)")
-    subset, speaker, chapter = ("", "", *folder.parts)[-3:]
+        raise DataError(f"{transcripts}: has no line for {unheard[0]}.flac ({len(unheard)} such files)")
+    subset, speaker, chapter = ("", "", *folder)[-3:]
     for utterance_id, (number, text) in lines.items():
-        path = folder / f"{utterance_id}.flac"
-        audio = audio_file(path, where=f"{transcripts}, line {number}: {utterance_id}")
+        audio = find(utterance_id, f"{transcripts}, line {number}: {utterance_id}")
         fields = {"subset": subset, "speaker": speaker, "chapter": chapter}
-        yield CorpusUtterance(utterance_id, audio, f"{subset}/{speaker}/{chapter}/{path.name}", text, speaker, fields)
+        path = f"{subset}/{speaker}/{chapter}/{utterance_id}.flac"
+        yield CorpusUtterance(utterance_id, audio, path, text, speaker, fields)
 
 
-def _lines(transcripts: Path) -> dict[str, tuple[int, str]]:
+def _lines(transcripts: str, content: bytes) -> dict[str, tuple[int, str]]:
     """Line number and transcript by utterance id."""
     try:
-        content = transcripts.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        decoded = content.decode("utf-8")
+    except UnicodeDecodeError as error:
         raise DataError(f"{transcripts}: cannot be read: {error}") from error
     lines: dict[str, tuple[int, str]] = {}
-    for number, line in enumerate(content.split("\n"), start=1):
+    for number, line in enumerate(decoded.split("\n"), start=1):
         if not line.strip():
             continue
         utterance_id, space, text = line.strip().partition(" ")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jasper_ray.config.data import CorpusConfig
+from jasper_ray.data.download import LoggedProgress, Progress
+from jasper_ray.data.librispeech_archives import fetch_subset, is_by_name, subsets_of
 from jasper_ray.data.readers.corpus import CorpusUtterance
 from jasper_ray.data.readers.huggingface import is_huggingface, read_huggingface
 from jasper_ray.data.readers.jsonl import is_jsonl, read_jsonl
@@ -48,7 +50,11 @@ def read_corpus(config: CorpusConfig) -> Iterator[CorpusUtterance]:
     Raises:
         DataError: The format cannot be told, a file is wrong, or `where` names a field that the corpus does not have.
     """
-    if config.format == "synthetic":
+    utterances: Iterator[CorpusUtterance]
+    if is_by_name(config.source) and config.format in ("auto", "librispeech"):
+        tars = [fetch_by_name(config, name) for name in subsets_of(config.source)]
+        utterances = (utterance for tar in tars for utterance in read_librispeech(tar))
+    elif config.format == "synthetic":
         split = config.where.get("split", ("train", "evaluation"))
         utterances = read_synthetic(config.source, (split,) if isinstance(split, str) else split)
     else:
@@ -69,6 +75,21 @@ def read_corpus(config: CorpusConfig) -> Iterator[CorpusUtterance]:
             f"{config.source}: where names {unknown[0]!r}, which none of the {num_utterances} utterances has. They "
             f"have: {', '.join(sorted(known)) or 'no fields'}"
         )
+
+
+def fetch_by_name(config: CorpusConfig, subset: str, progress: Progress | None = None) -> Path:
+    """The tar of a subset of LibriSpeech, downloaded unless it is there already.
+
+    Raises:
+        StorageError: It cannot be fetched; names the mirrors with their reasons.
+    """
+    return fetch_subset(
+        subset,
+        Path(config.download_dir).expanduser(),
+        progress=LoggedProgress() if progress is None else progress,
+        mirror=config.mirror,
+        keep_archive=config.keep_archives,
+    )
 
 
 def detect_format(source: Path) -> str:

@@ -65,8 +65,8 @@ class TarFiles(AbstractContextManager["TarFiles"]):
         self.path = path
         try:
             with path.open("rb") as file:
-                self._is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-            self._stream = _unpacking(path) if self._is_gzip else path.open("rb")
+                self.is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+            self._stream = _unpacking(path) if self.is_gzip else path.open("rb")
         except ERRORS as error:
             raise self._error(error) from error
 
@@ -104,7 +104,7 @@ class TarFiles(AbstractContextManager["TarFiles"]):
 
     def reference(self, file: TarredFile, *, where: str) -> AudioReference:
         """The file as audio."""
-        kind = GzippedPart if self._is_gzip else AudioPart
+        kind = GzippedPart if self.is_gzip else AudioPart
         return kind(self.path, file.offset, file.num_bytes, where)
 
     def _error(self, reason: object) -> DataError:
