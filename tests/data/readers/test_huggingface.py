@@ -1,4 +1,5 @@
 import io
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,32 @@ def test_hugging_face_files_are_told_from_others(tmp_path: Path) -> None:
     lines.parent.mkdir()
     lines.write_text('{"audio": "a.wav", "text": "x"}\n')
     assert not any(map(is_huggingface, (own, own.parent, lines, lines.parent, tmp_path / "gone")))
+
+
+def test_listing_reads_no_audio_and_references_give_it_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path / "a.parquet", [{"audio": audio(seed, "x"), "text": "x"} for seed in range(7)])
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface, "_group_cells", None)
+        references = [pickle.loads(pickle.dumps(utterance.audio)) for utterance in read(file)]
+    assert [references[seed].read() for seed in (0, 1, 6, 2, 5, 5, 0)] == [flac(seed) for seed in (0, 1, 6, 2, 5, 5, 0)]
+    # Cells as small as these stand in the column's statistics as well, which count.
+    assert all(1 <= reference.num_bytes / len(flac(0)) < 4 for reference in references)
+
+
+def test_where_only_some_rows_have_bytes_the_others_are_files(tmp_path: Path) -> None:
+    (tmp_path / "u.flac").write_bytes(flac(9))
+    cells = [audio(1, "a.flac"), {"bytes": None, "path": "u.flac"}, audio(2, "b.flac"), audio(3, None)]
+    file = write_rows(tmp_path / "a.parquet", [{"audio": cell, "text": "x"} for cell in cells])
+    assert [(u.id, u.audio.read()) for u in read(file)] == [
+        ("a", flac(1)), ("u", flac(9)), ("b", flac(2)), ("a-3", flac(3)),
+    ]  # fmt: skip
+
+
+def test_a_file_that_has_changed_since_is_an_error_with_the_row(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "a.parquet", [{"audio": audio(seed, "x"), "text": "x"} for seed in range(3)])
+    *_, last = read(file)
+    write_rows(file, [{"audio": audio(0, "x"), "text": "x"}])
+    with pytest.raises(DataError, match=r"a\.parquet, row 2: .* cannot be read as parquet"):
+        last.audio.read()
