@@ -66,6 +66,9 @@ class DataConfig(StrictModel):
     """Folder on each node for shards fetched from an object store."""
     cache_max_gb: float = Field(100.0, gt=0)
     """Size limit of that folder; the oldest shards go first."""
+    window_shards: int | None = Field(None, ge=2)
+    """Shards in use at a time, for a corpus larger than `cache_max_gb`: utterances are shuffled within half as many, in
+    turn; null shuffles the whole corpus."""
 
 
 class BatchingConfig(StrictModel):

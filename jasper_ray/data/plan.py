@@ -5,8 +5,6 @@ list of micro-batches, and rank r of W takes every W-th of them. So any number o
 the same steps.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,23 +12,13 @@ import numpy as np
 from jasper_ray.audio.augment import draw_speeds, uniform
 from jasper_ray.config.data import BatchingConfig
 from jasper_ray.config.speech import AugmentConfig
+from jasper_ray.data.epoch_plan import EpochPlan
 from jasper_ray.errors import DataError
 
 NUM_DURATION_BUCKETS = 30
 
 # Separate streams of the counter-based generator, so that no two decisions share a draw.
 ORDER_STREAM, STEP_ORDER_STREAM = 101, 102
-
-
-@dataclass(frozen=True)
-class EpochPlan:
-    """`steps[s][m]` holds the manifest rows of micro-batch m of step s; every row of the manifest is in exactly one."""
-
-    steps: tuple[tuple[np.ndarray, ...], ...]
-
-    def num_utterances(self, step: int) -> int:
-        """Utterances in all micro-batches of a step."""
-        return sum(len(rows) for rows in self.steps[step])
 
 
 def plan_epoch(durations_s: np.ndarray, *, seed: int, epoch: int, batching: BatchingConfig) -> EpochPlan:
@@ -58,20 +46,12 @@ def plan_epoch(durations_s: np.ndarray, *, seed: int, epoch: int, batching: Batc
         microbatches = _microbatches_by_seconds(order, durations_s, batching)
     per_step = batching.microbatches_per_step
     _fill_last_step(microbatches, per_step)
-    steps = [tuple(microbatches[start : start + per_step]) for start in range(0, len(microbatches), per_step)]
-    if batching.policy == "seconds":  # made from short to long: mix them
-        mixed = np.argsort(uniform(seed, STEP_ORDER_STREAM, epoch, np.arange(len(steps))), kind="stable")
-        steps = [steps[position] for position in mixed]
-    return EpochPlan(tuple(steps))
-
-
-def rank_microbatches(
-    plan: EpochPlan, *, rank: int, world_size: int, start_step: int = 0
-) -> Iterator[tuple[int, list[tuple[int, np.ndarray]]]]:
-    """What one worker does: (step, its non-empty micro-batches with their numbers in the step)."""
-    for step in range(start_step, len(plan.steps)):
-        numbered = list(enumerate(plan.steps[step]))[rank::world_size]
-        yield step, [(number, rows) for number, rows in numbered if len(rows)]
+    if batching.policy == "seconds":  # made from short to long: mix the steps
+        num_steps = len(microbatches) // per_step
+        mixed = np.argsort(uniform(seed, STEP_ORDER_STREAM, epoch, np.arange(num_steps)), kind="stable")
+        microbatches = [microbatches[step * per_step + number] for step in mixed for number in range(per_step)]
+    bounds = np.cumsum([0, *(len(rows) for rows in microbatches)])
+    return EpochPlan(np.concatenate(microbatches), bounds, per_step)
 
 
 def plan_evaluation(durations_s: np.ndarray, *, seconds_per_batch: float) -> list[np.ndarray]:
@@ -111,7 +91,7 @@ class RunPlan:
     @property
     def nominal_steps_per_epoch(self) -> int:
         """Steps of epoch 0; under the `seconds` policy other epochs may have a few more or less."""
-        return len(self.epoch(0).steps)
+        return self.epoch(0).num_steps
 
 
 def _fixed_microbatches(order: np.ndarray, batching: BatchingConfig) -> list[np.ndarray]:

@@ -11,9 +11,10 @@ import numpy as np
 
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.batch import Batch, BatchLoader
+from jasper_ray.data.epoch_plan import rank_microbatches
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.packing import RowShape
-from jasper_ray.data.plan import RunPlan, plan_evaluation, rank_microbatches
+from jasper_ray.data.plan import RunPlan, plan_evaluation
 from jasper_ray.data.source import UtteranceSource
 from jasper_ray.errors import NonFiniteError
 from jasper_ray.model.ctc import greedy_decode
@@ -64,7 +65,7 @@ def positions(plan: RunPlan, *, epoch: int, step: int, end_epoch: int, world: Wo
         steps = plan.epoch(current)
         start = step if current == epoch else 0
         for number, share in rank_microbatches(steps, rank=world.rank, world_size=world.size, start_step=start):
-            yield Position(current, number, len(steps.steps), steps.num_utterances(number), share)
+            yield Position(current, number, steps.num_steps, steps.num_utterances(number), share)
 
 
 def packed_rows(config: RunConfig) -> RowShape | None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from jasper_ray.config.data import BatchingConfig
 from jasper_ray.config.speech import AugmentConfig
-from jasper_ray.data.plan import EpochPlan, RunPlan, plan_epoch, plan_evaluation, rank_microbatches
+from jasper_ray.data.epoch_plan import EpochPlan, rank_microbatches
+from jasper_ray.data.plan import RunPlan, plan_epoch, plan_evaluation
 from jasper_ray.errors import DataError
 
 
