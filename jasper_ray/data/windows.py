@@ -1,8 +1,8 @@
 """A shuffle window over shards, for corpora larger than the disks: at most K shards are in use at a time.
 
 The shards of an epoch are shuffled and cut into blocks of K // 2. Utterances are shuffled and batched inside their
-block, blocks follow each other, and a step takes micro-batches of at most two neighbouring blocks. So while steps of one
-block run, the next block can be fetched, and the one before is not needed again in this epoch: a node that keeps K
+block, blocks follow each other, and a step takes micro-batches of at most two neighbouring blocks. So while steps of
+one block run, the next block can be fetched, and the one before is not needed again in this epoch: a node that keeps K
 shards fetches each of them once.
 """
 
