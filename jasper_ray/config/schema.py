@@ -175,4 +175,10 @@ class RunConfig(StrictModel):
                     f"batching.policy=packed needs a model whose strides multiply to a divisor of {ALIGN_FRAMES}, "
                     f"got {self.model.total_stride}: utterances begin at multiples of {ALIGN_FRAMES} feature frames"
                 )
+            gap_s = self.model.packing_gap_frames * self.features.hop_s
+            if self.batching.gap_seconds < gap_s - 1e-9:
+                raise ValueError(
+                    f"batching.gap_seconds={self.batching.gap_seconds} is less than the {gap_s:g} s that the widest "
+                    f"convolution of model.preset={self.model.preset} reaches: neighbours in a row would hear each other"
+                )
         return self

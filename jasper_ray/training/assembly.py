@@ -12,6 +12,7 @@ from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.manifest import Manifest, concat_manifests, read_manifest
 from jasper_ray.data.plan import RunPlan
 from jasper_ray.data.source import UtteranceSource
+from jasper_ray.data.windows import layout_fingerprint
 from jasper_ray.errors import ConfigError, ResumeError
 from jasper_ray.storage import object_store
 from jasper_ray.storage.shard_cache import ShardCache
@@ -69,11 +70,31 @@ def build_data(config: RunConfig, selection: Selection, make_loader: Callable[[]
     return RunData(
         train=train,
         train_source=UtteranceSource(train, alphabet, config.features, config.augment, config.seed, cache),
-        plan=RunPlan(train.durations_s, seed=config.seed, batching=config.batching, augment=config.augment),
+        plan=plan_run(config, train),
         evaluation=evaluation,
         evaluation_source=evaluation_source,
         make_loader=make_loader,
     )
+
+
+def plan_run(config: RunConfig, train: Manifest) -> RunPlan:
+    """The order of a run's training utterances."""
+    return RunPlan(
+        train.durations_s,
+        seed=config.seed,
+        batching=config.batching,
+        augment=config.augment,
+        hop_s=config.features.hop_s,
+        shard_index=train.shard_index,
+        window_shards=config.data.window_shards,
+    )
+
+
+def plan_fingerprint(config: RunConfig, train: Manifest) -> str:
+    """Of the utterances and, where shards are shuffled in a window, of how they lie in shards."""
+    if config.data.window_shards is None:
+        return train.fingerprint
+    return layout_fingerprint(train.fingerprint, train.shard_index)
 
 
 def train_run(
@@ -95,7 +116,7 @@ def train_run(
     """
     selection = select_for(config)
     data = build_data(config, selection, make_loader)
-    state = RunState(config, world=world, manifest_fingerprint=selection.manifest.fingerprint)
+    state = RunState(config, world=world, manifest_fingerprint=plan_fingerprint(config, selection.manifest))
     resumed_from = _resume(config, state, world)
     run_log: list[Reporter] = []
     if world.is_first:

@@ -51,7 +51,11 @@ class RunState:
             blank=Alphabet(config.text.alphabet).blank,
             seed=config.seed,
         )
-        plan_settings = {"batching": config.batching.model_dump(mode="json"), "augment": _speeds(config)}
+        plan_settings = {
+            "batching": config.batching.model_dump(mode="json"),
+            "augment": _speeds(config),
+            "window_shards": config.data.window_shards,
+        }
         self.progress = checkpoints.Progress(
             seed=config.seed, manifest_fingerprint=manifest_fingerprint, plan=plan_settings
         )
