@@ -179,6 +179,6 @@ class RunConfig(StrictModel):
             if self.batching.gap_seconds < gap_s - 1e-9:
                 raise ValueError(
                     f"batching.gap_seconds={self.batching.gap_seconds} is less than the {gap_s:g} s that the widest "
-                    f"convolution of model.preset={self.model.preset} reaches: neighbours in a row would hear each other"
+                    f"convolution of model.preset={self.model.preset} reaches: neighbours in a row would mix"
                 )
         return self
