@@ -1,8 +1,9 @@
 """Knobs of the data plane: corpora, datasets, batching, loaders."""
 
-from typing import Literal
+import re
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jasper_ray.config.strict import StrictModel
 
@@ -40,6 +41,47 @@ class CorpusConfig(StrictModel):
     """Whether a downloaded .tar.gz stays once it is unpacked to a .tar."""
 
 
+class PreparationConfig(StrictModel):
+    """Which utterances of a corpus become part of a dataset, and how they are written."""
+
+    shard_mb: float = Field(256.0, gt=0)
+    """Megabytes of audio in a shard."""
+    min_duration_s: float = Field(0.0, ge=0)
+    """Shorter utterances are left out."""
+    max_duration_s: float | None = Field(None, gt=0)
+    """Longer utterances are left out; null takes every length."""
+    min_characters: int = Field(1, ge=1)
+    """Transcripts with fewer characters after normalisation are left out."""
+    max_characters_per_s: float = Field(100.0, gt=0)
+    """Faster transcripts are left out: CTC puts out 50 to 100 characters a second at most, speech has 10 to 25."""
+    reject_text: str | None = None
+    """Regular expression: transcripts in which it is found, as written in the corpus, are left out."""
+    speeds: tuple[float, ...] = ()
+    """Copies at other speeds beside each utterance, e.g. [0.9, 1.1] for NVIDIA's recipe of 2020; stored as FLAC."""
+    audio_only: bool = False
+    """Recordings without transcripts (noise, room impulse responses): texts are left empty and not looked at."""
+
+    @model_validator(mode="after")
+    def _filters_make_sense(self) -> Self:
+        if self.max_duration_s is not None and self.max_duration_s <= self.min_duration_s:
+            raise ValueError(
+                f"max_duration_s={self.max_duration_s} must be above min_duration_s={self.min_duration_s}: "
+                "nothing would be left"
+            )
+        bad = [speed for speed in self.speeds if not 0.5 <= speed <= 2.0 or speed == 1.0]
+        if bad or len(set(self.speeds)) != len(self.speeds):
+            raise ValueError(
+                f"speeds must be different numbers from 0.5 to 2 without 1 (the original is always kept), "
+                f"got {list(self.speeds)}"
+            )
+        if self.reject_text is not None:
+            try:
+                re.compile(self.reject_text)
+            except re.error as error:
+                raise ValueError(f"reject_text={self.reject_text!r} is not a regular expression: {error}") from None
+        return self
+
+
 class DatasetConfig(StrictModel):
     """A prepared dataset: `manifest.parquet` and `shards/`."""
 
@@ -47,6 +89,8 @@ class DatasetConfig(StrictModel):
     """Folder of the dataset, local or s3://."""
     corpora: tuple[CorpusConfig, ...] = ()
     """If `path` holds no dataset yet, it is prepared from these first."""
+    preparation: PreparationConfig = PreparationConfig()
+    """How it is prepared then."""
 
 
 class DataConfig(StrictModel):

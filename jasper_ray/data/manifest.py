@@ -5,8 +5,9 @@ A `Manifest` keeps columns, not objects: a million utterances are a few arrays.
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +18,8 @@ from jasper_ray.errors import DataError, StorageError
 from jasper_ray.storage import object_store
 
 MANIFEST_FILE, SHARDS_FOLDER = "manifest.parquet", "shards"
+CHECKSUMS_KEY = "jasper_ray.checksums"
+"""Of the file's metadata: SHA-256 of each shard by its name, as JSON."""
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -64,6 +67,8 @@ class Manifest:
     """Position in `shards`, per utterance."""
     rows: np.ndarray
     """Row in its shard, per utterance."""
+    shard_checksums: list[str] = field(default_factory=list)
+    """SHA-256 of each of `shards`; empty strings, or no list, where a dataset does not say."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,6 +90,10 @@ class Manifest:
         for numbers in (self.num_samples, self.sample_rates_hz):
             digest.update(np.ascontiguousarray(numbers, dtype="<i8").tobytes())
         return digest.hexdigest()
+
+    def checksum(self, shard: int) -> str:
+        """SHA-256 of a shard by its position in `shards`; empty where the dataset does not say."""
+        return self.shard_checksums[shard] if self.shard_checksums else ""
 
     def utterance(self, index: int) -> Utterance:
         """Row `index` as an object."""
@@ -111,6 +120,7 @@ class Manifest:
             shards=self.shards,
             shard_index=self.shard_index[indices],
             rows=self.rows[indices],
+            shard_checksums=self.shard_checksums,
         )
 
 
@@ -134,6 +144,7 @@ def manifest_of(utterances: Sequence[Utterance]) -> Manifest:
 def write_manifest(dataset: str, manifest: Manifest) -> None:
     """Put `manifest.parquet` into a dataset; do this last, its presence means that the dataset is complete."""
     names = [shard.rpartition("/")[2] for shard in manifest.shards]
+    checksums = {name: manifest.checksum(position) for position, name in enumerate(names)}
     columns = [
         pa.array(manifest.ids, pa.string()),
         pa.array(manifest.texts, pa.string()),
@@ -144,8 +155,14 @@ def write_manifest(dataset: str, manifest: Manifest) -> None:
         pa.array([names[position] for position in manifest.shard_index], pa.string()),
         pa.array(manifest.rows),
     ]
+    write_manifest_table(dataset, pa.Table.from_arrays(columns, schema=SCHEMA), checksums)
+
+
+def write_manifest_table(dataset: str, table: pa.Table, checksums: Mapping[str, str]) -> None:
+    """`write_manifest` for rows that are a table of `SCHEMA` already, with the SHA-256 of each shard by its name."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), buffer, compression="zstd")
+    metadata = {CHECKSUMS_KEY: json.dumps(dict(checksums))}
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
     object_store.write_bytes(object_store.join(dataset, MANIFEST_FILE), buffer.getvalue())
 
 
@@ -169,6 +186,8 @@ def read_manifest(dataset: str) -> Manifest:
     if missing:
         raise DataError(f"{uri} has no columns {missing}: it was not written by jasper_ray")
     encoded = table["shard"].combine_chunks().dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    checksums = json.loads((table.schema.metadata or {}).get(CHECKSUMS_KEY.encode(), b"{}"))
     return Manifest(
         ids=table["id"].to_pylist(),
         texts=table["text"].to_pylist(),
@@ -176,9 +195,10 @@ def read_manifest(dataset: str) -> Manifest:
         durations_s=table["duration_s"].to_numpy(),
         num_samples=table["num_samples"].to_numpy(),
         sample_rates_hz=table["sample_rate_hz"].to_numpy(),
-        shards=[object_store.join(dataset, SHARDS_FOLDER, name) for name in encoded.dictionary.to_pylist()],
+        shards=[object_store.join(dataset, SHARDS_FOLDER, name) for name in names],
         shard_index=encoded.indices.to_numpy().astype(np.int64),
         rows=table["row"].to_numpy(),
+        shard_checksums=[checksums.get(name, "") for name in names],
     )
 
 
@@ -195,6 +215,7 @@ def concat_manifests(manifests: Sequence[Manifest]) -> Manifest:
         raise DataError(f"utterance id {doubled!r} is in the datasets twice: ids must be unique over all of them")
     shards = list(dict.fromkeys(shard for manifest in manifests for shard in manifest.shards))
     position = {shard: number for number, shard in enumerate(shards)}
+    checksums = {shard: m.checksum(number) for m in manifests for number, shard in enumerate(m.shards)}
     index = [np.array([position[s] for s in m.shards], dtype=np.int64)[m.shard_index] for m in manifests]
     return Manifest(
         ids=ids,
@@ -206,4 +227,5 @@ def concat_manifests(manifests: Sequence[Manifest]) -> Manifest:
         shards=shards,
         shard_index=np.concatenate(index),
         rows=np.concatenate([manifest.rows for manifest in manifests]),
+        shard_checksums=[checksums[shard] for shard in shards],
     )

@@ -4,8 +4,11 @@ Columns are `id`, `audio: struct<bytes: large_binary, path: string>` and `text`,
 use for audio. Not compressed, because audio already is.
 """
 
+import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -16,6 +19,15 @@ from jasper_ray.storage import object_store
 AUDIO = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("audio", AUDIO), ("text", pa.string())])
 SHARD_BYTES = 256_000_000
+
+
+class ShardRow(NamedTuple):
+    """An utterance as a shard holds it."""
+
+    id: str
+    audio: bytes
+    path: str
+    text: str
 
 
 class ShardWriter:
@@ -29,7 +41,7 @@ class ShardWriter:
     def __init__(self, dataset: str, *, shard_bytes: int = SHARD_BYTES) -> None:
         self._dataset = dataset
         self._shard_bytes = shard_bytes
-        self._rows: list[tuple[str, bytes, str, str]] = []
+        self._rows: list[ShardRow] = []
         self._bytes = 0
         self._number = 0
 
@@ -37,25 +49,36 @@ class ShardWriter:
         """Add an utterance; returns the name of its shard and its row there."""
         if self._bytes >= self._shard_bytes:
             self.close()
-        self._rows.append((utterance_id, audio, path, text))
+        self._rows.append(ShardRow(utterance_id, audio, path, text))
         self._bytes += len(audio)
         return shard_name(self._number), len(self._rows) - 1
 
     def close(self) -> None:
         """Put the last shard."""
-        if not self._rows:
-            return
-        ids, audio, paths, texts = zip(*self._rows, strict=True)
-        audio_column = pa.StructArray.from_arrays(
-            [pa.array(audio, pa.large_binary()), pa.array(paths, pa.string())], fields=list(AUDIO)
-        )
-        columns = [pa.array(ids, pa.string()), audio_column, pa.array(texts, pa.string())]
-        with tempfile.TemporaryDirectory(prefix="jasper-shard-") as folder:
-            local = Path(folder) / shard_name(self._number)
-            with pa.OSFile(str(local), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
-            object_store.upload_file(local, object_store.join(self._dataset, SHARDS_FOLDER, local.name))
-        self._rows, self._bytes, self._number = [], 0, self._number + 1
+        if self._rows:
+            put_shard(self._dataset, self._number, self._rows)
+            self._rows, self._bytes, self._number = [], 0, self._number + 1
+
+
+def put_shard(dataset: str, number: int, rows: Sequence[ShardRow]) -> str:
+    """Put a shard into a dataset, whole or not at all; the same rows give the same bytes.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    ids, audio, paths, texts = zip(*rows, strict=True)
+    audio_column = pa.StructArray.from_arrays(
+        [pa.array(audio, pa.large_binary()), pa.array(paths, pa.string())], fields=list(AUDIO)
+    )
+    columns = [pa.array(ids, pa.string()), audio_column, pa.array(texts, pa.string())]
+    with tempfile.TemporaryDirectory(prefix="jasper-shard-") as folder:
+        local = Path(folder) / shard_name(number)
+        with pa.OSFile(str(local), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+        with local.open("rb") as written:
+            checksum = hashlib.file_digest(written, "sha256").hexdigest()
+        object_store.upload_file(local, object_store.join(dataset, SHARDS_FOLDER, local.name))
+    return checksum
 
 
 def shard_name(number: int) -> str:

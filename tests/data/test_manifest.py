@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,17 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match=r"manifest\.parquet is damaged"):
         read_manifest(str(tmp_path))
+
+
+def test_checksums_of_shards_stay_with_their_shards(tmp_path: Path) -> None:
+    written = replace(manifest(), shard_checksums=["a" * 64, "b" * 64])
+    write_manifest(str(tmp_path / "d"), written)
+    write_manifest(str(tmp_path / "e"), manifest("v"))
+    read, other = read_manifest(str(tmp_path / "d")), read_manifest(str(tmp_path / "e"))
+    assert read.shard_checksums == written.shard_checksums
+    assert [other.checksum(0), manifest().checksum(1)] == ["", ""]
+    both = concat_manifests([other, read.select(np.array([4]))])
+    assert dict(zip(both.shards, both.shard_checksums, strict=True)) == {
+        **dict.fromkeys(other.shards, ""),
+        **dict(zip(read.shards, written.shard_checksums, strict=True)),
+    }
