@@ -14,8 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from jasper_ray.config.data import BatchingConfig
-from jasper_ray.data.packing import ALIGN_FRAMES
+from jasper_ray.config.data import ALIGN_FRAMES, BatchingConfig
 
 POOL_UTTERANCES = 4096
 
