@@ -1,10 +1,12 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jasper_ray.config.model import BlockConfig, ModelConfig, jasper_blocks
+from jasper_ray.config.model import PRESETS, BlockConfig, ModelConfig, jasper_blocks
 from jasper_ray.model.ctc import ctc_losses
 from jasper_ray.model.jasper import BatchNorm, Jasper
 from jasper_ray.model.padding import Padding, masked_batch_norm, padding_of, take_utterances
@@ -15,11 +17,16 @@ MIDDLE = ((256, 11, 0.2), (384, 13, 0.2), (768, 25, 0.3))
 
 
 def make_model(residual: str = "dense", *, masked: bool = True, stride: int = 2, exclude: bool = True) -> Jasper:
-    torch.manual_seed(3)
     blocks = list(jasper_blocks(2, MIDDLE, copies=1, scale=1 / 64, residual=residual))
     blocks[0] = blocks[0].model_copy(update={"stride": stride})
     if stride == 1:
         blocks[1] = BlockConfig(filters=16, kernel=9, stride=4)
+    return model_of(blocks, masked=masked, exclude=exclude)
+
+
+def model_of(blocks: Sequence[BlockConfig], *, masked: bool = True, exclude: bool = True) -> Jasper:
+    """With random running statistics, for evaluation."""
+    torch.manual_seed(3)
     padding = "exclude" if exclude else "include"
     config = ModelConfig(preset=None, blocks=tuple(blocks), masked=masked, batch_norm_padding=padding)
     model = Jasper(config, num_mels=NUM_MELS, num_labels=29)
@@ -73,6 +80,14 @@ def largest_difference(model: Jasper, lengths: list[int], places: list[tuple[int
 def test_an_utterance_has_the_same_log_probs_in_a_packed_row_and_alone(residual: str, seed: int) -> None:
     model = make_model(residual)
     assert largest_difference(model, *random_layout(seed, gap=56, stride=2)) < 1e-4
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.inference_mode()
+def test_packed_rows_are_exact_for_every_preset_with_fewer_channels(preset: str) -> None:
+    narrow = [block.model_copy(update={"filters": block.filters // 32}) for block in PRESETS[preset]]
+    gap = ModelConfig(preset=preset).packing_gap_frames
+    assert largest_difference(model_of(narrow), *random_layout(7, gap=gap, stride=2)) < 1e-4
 
 
 @torch.inference_mode()
