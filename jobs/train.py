@@ -22,10 +22,10 @@ def train(config: RunConfig) -> Mapping[str, Any]:
     from jasper_ray.cluster.trainer import connected_to_ray, prepare_missing_datasets, run_training
 
     started_s = time.monotonic()
-    prepare_missing_datasets(config)
     display = open_display(console)
     try:
         with connected_to_ray():
+            prepare_missing_datasets(config)
             figures = run_training(config, display)
     finally:
         display.close()

@@ -61,6 +61,8 @@ class AudioInfo:
     """Per channel, at the file's own rate."""
     sample_rate_hz: int
     channels: int
+    container: str = ""
+    """Format as libsndfile names it, e.g. FLAC."""
 
     @property
     def duration_s(self) -> float:
@@ -96,7 +98,7 @@ def audio_info(encoded: bytes | memoryview) -> AudioInfo:
         AudioError: The bytes are not audio, or are plainly cut short.
     """
     with _open(encoded) as file:
-        return AudioInfo(file.frames, file.samplerate, file.channels)
+        return AudioInfo(file.frames, file.samplerate, file.channels, file.format)
 
 
 def decode_audio(encoded: bytes | memoryview, *, sample_rate_hz: int, speed: float = 1.0) -> np.ndarray:

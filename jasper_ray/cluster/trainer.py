@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from jasper_ray.cluster.events import shown_on
+from jasper_ray.cluster.preparing import OnTheCluster
 from jasper_ray.cluster.worker import train_worker
 from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.schema import ClusterConfig, RunConfig
@@ -72,21 +73,30 @@ def _signals_given_back() -> Iterator[None]:
 
 
 def prepare_missing_datasets(config: RunConfig) -> None:
-    """Prepare every dataset of a config that is not there yet and says which corpora it comes from."""
+    """Prepare every dataset of a config that is not there yet and says which corpora it comes from.
+
+    The nodes of the cluster do it if this process has joined one (RAY_ADDRESS), else this process.
+    """
     for dataset in (*config.data.train, *config.data.evaluation):
         if dataset.corpora:
             _prepare(dataset, config)
 
 
 def _prepare(dataset: DatasetConfig, config: RunConfig) -> None:
-    report = prepare_dataset(dataset.corpora, dataset.path, alphabet=config.text.alphabet)
+    report = prepare_dataset(
+        dataset.corpora,
+        dataset.path,
+        alphabet=config.text.alphabet,
+        config=dataset.preparation,
+        run=OnTheCluster() if ray.is_initialized() and os.environ.get("RAY_ADDRESS") else None,
+    )
     if not report.reused:
         logger.info(
             "prepared %s: %d utterances, %.2f h, %d rejected",
             dataset.path,
             report.num_utterances,
             report.hours,
-            len(report.rejected),
+            len(report.rejections),
         )
 
 

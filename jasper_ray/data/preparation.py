@@ -1,29 +1,35 @@
-"""A corpus to a dataset: every utterance is decoded once, so that what is in a dataset is known to be usable."""
+"""A corpus to a dataset: listed, cut into shards, each made by itself, and a manifest at the end.
+
+Each shard is a function of its share of the listing and the options. So it does not matter which process or node
+makes it, and a preparation that was killed at any point and is started again makes the missing ones only, with the
+bytes of an undisturbed one. Two preparations of the same corpus into one target at once write the same bytes.
+"""
 
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
-import numpy as np
+import pyarrow as pa
 
-from jasper_ray.audio.decode import AudioInfo, audio_info, decode_audio
-from jasper_ray.config.data import CorpusConfig
-from jasper_ray.data.manifest import MANIFEST_FILE, Utterance, manifest_of, read_manifest, write_manifest
+from jasper_ray.config.data import CorpusConfig, PreparationConfig
+from jasper_ray.data.corpus_report import REPORT_FILE, REPORT_PAGE, corpus_report
+from jasper_ray.data.manifest import MANIFEST_FILE, SCHEMA, SHARDS_FOLDER, read_manifest, write_manifest_table
 from jasper_ray.data.readers.corpus import CorpusUtterance
 from jasper_ray.data.readers.registry import read_corpus
-from jasper_ray.data.shards import SHARD_BYTES, ShardWriter
-from jasper_ray.errors import AudioError, DataError
+from jasper_ray.data.report_page import report_page
+from jasper_ray.data.shard_task import ShardRecord, ShardTask, delete_records, make_shard, require_new_ids
+from jasper_ray.data.shards import shard_name
+from jasper_ray.data.usability import Rejection, count_by_kind
+from jasper_ray.errors import DataError
 from jasper_ray.storage import object_store
 from jasper_ray.text.alphabet import Alphabet
-from jasper_ray.text.normalize import normalize_text
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 64
-MAX_CHARACTERS_PER_S = 100
-"""One per feature frame of 10 ms, more than CTC can put out; speech has 10 to 25."""
+NUM_SHOWN = 10
+Runner = Callable[[Iterator[ShardTask]], Iterable[ShardRecord]]
+"""Makes shards somewhere; records may come in any order."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +39,22 @@ class PreparationReport:
     num_utterances: int
     hours: float
     num_shards: int
-    rejected: tuple[tuple[str, str], ...]
-    """Id and reason of every utterance that is not in the dataset."""
+    rejections: tuple[Rejection, ...]
+    """Every utterance of the corpus that is not in the dataset."""
     reused: bool
     """Whether the dataset was there already."""
+    num_shards_found: int = 0
+    """Shards that an earlier, unfinished run had made."""
+
+    @property
+    def rejected_by_kind(self) -> list[tuple[str, int]]:
+        """Groups of reasons with their numbers, the largest first."""
+        return count_by_kind(self.rejections)
 
 
-@dataclass(frozen=True)
-class _Checked:
-    utterance: CorpusUtterance
-    encoded: bytes
-    text: str
-    num_samples: int
-    sample_rate_hz: int
-    rejection: str | None
+def in_this_process(num_threads: int) -> Runner:
+    """Shards one after another by threads of this process."""
+    return lambda tasks: (make_shard(task, num_threads=num_threads) for task in tasks)
 
 
 def prepare_dataset(
@@ -54,106 +62,110 @@ def prepare_dataset(
     target: str,
     *,
     alphabet: str,
+    config: PreparationConfig | None = None,
     strict: bool = False,
-    shard_bytes: int = SHARD_BYTES,
-    num_threads: int = 2,
+    run: Runner | None = None,
 ) -> PreparationReport:
-    """Write shards, then the manifest, whose presence means that the dataset is complete.
+    """Write shards, then the report, then the manifest, whose presence means that the dataset is complete.
 
-    The same corpora give the same bytes. A dataset that is there already is left as it is.
+    The same corpora and options give the same bytes. A dataset that is there already is left as it is.
 
     Args:
         corpora: Read one after another.
         target: Folder of the dataset, local or remote.
         alphabet: Characters that transcripts may have after normalisation.
-        strict: Fail on the first corpus with unusable utterances instead of leaving these out.
-        shard_bytes: Size of a shard.
-        num_threads: Threads that decode.
+        config: Which utterances are taken and how shards are written.
+        strict: Fail, with the list, if an utterance cannot be used, instead of leaving it out. The shards stay: the
+            same preparation without it ends at once.
+        run: Who makes the shards; default two threads of this process.
 
     Raises:
         ValueError: `alphabet` is empty or has a character twice.
         DataError: A corpus is malformed, an id comes twice, nothing usable is left, or `strict` and something is not.
+        StorageError: The corpus cannot be read or the dataset not be written.
     """
-    labels = Alphabet(alphabet)
+    Alphabet(alphabet)
+    config = config or PreparationConfig()
     if object_store.exists(object_store.join(target, MANIFEST_FILE)):
         there = read_manifest(target)
+        delete_records(target)  # an earlier run may have been killed just before
         return PreparationReport(len(there), there.hours, len(there.shards), (), reused=True)
-    writer = ShardWriter(target, shard_bytes=shard_bytes)
-    utterances: list[Utterance] = []
-    rejected: list[tuple[str, str]] = []
-    seen: set[str] = set()
-    for checked in _checked(corpora, labels, num_threads):
-        name = checked.utterance.id
-        if name in seen:
-            raise DataError(f"utterance id {name!r} comes twice in {', '.join(c.source for c in corpora)}")
-        seen.add(name)
-        if checked.rejection is not None:
-            rejected.append((name, checked.rejection))
-            continue
-        shard, row = writer.add(name, checked.encoded, checked.utterance.path, checked.text)
-        utterances.append(
-            Utterance(
-                id=name,
-                text=checked.text,
-                duration_s=checked.num_samples / checked.sample_rate_hz,
-                num_samples=checked.num_samples,
-                sample_rate_hz=checked.sample_rate_hz,
-                speaker=checked.utterance.speaker,
-                shard=shard,
-                row=row,
-            )
-        )
-    _refuse(rejected, utterances, corpora, strict)
-    writer.close()
-    manifest = manifest_of(utterances)
-    write_manifest(target, manifest)
-    return PreparationReport(len(manifest), manifest.hours, len(manifest.shards), tuple(rejected), reused=False)
-
-
-def _refuse(
-    rejected: list[tuple[str, str]], utterances: list[Utterance], corpora: Sequence[CorpusConfig], strict: bool
-) -> None:
-    for name, reason in rejected:
-        logger.warning("left out %s: %s", name, reason)
     sources = ", ".join(corpus.source for corpus in corpora)
-    if rejected and (strict or not utterances):
-        shown = "; ".join(f"{name}: {reason}" for name, reason in rejected[:10])
-        raise DataError(f"{len(rejected)} utterances of {sources} cannot be used: {shown}")
-    if not utterances:
+    listing = require_new_ids((u for corpus in corpora for u in read_corpus(corpus)), sources)
+    tasks = shard_tasks(listing, target, alphabet=alphabet, config=config)
+    records = sorted((run or in_this_process(2))(tasks), key=lambda record: record.number)
+    _refuse(records, corpora, strict=strict)
+    return _finish(target, records, corpora, alphabet, config)
+
+
+def shard_tasks(
+    listing: Iterable[CorpusUtterance], target: str, *, alphabet: str, config: PreparationConfig
+) -> Iterator[ShardTask]:
+    """The listing cut into shards of about `shard_mb`: a share ends with the utterance that reaches it."""
+    limit_bytes = config.shard_mb * 1e6
+    share: list[CorpusUtterance] = []
+    num_bytes, number = 0, 0
+    for utterance in listing:
+        share.append(utterance)
+        num_bytes += utterance.audio.num_bytes * (1 + len(config.speeds))
+        if num_bytes >= limit_bytes:
+            yield ShardTask(number, tuple(share), target, alphabet, config)
+            share, num_bytes, number = [], 0, number + 1
+    if share:
+        yield ShardTask(number, tuple(share), target, alphabet, config)
+
+
+def _refuse(records: Sequence[ShardRecord], corpora: Sequence[CorpusConfig], *, strict: bool) -> None:
+    rejections = [rejection for record in records for rejection in record.rejections]
+    for rejection in rejections[:NUM_SHOWN]:
+        logger.warning("left out %s: %s", rejection.id, rejection.reason)
+    if len(rejections) > NUM_SHOWN:
+        logger.warning("left out %d more: %s of the dataset lists them", len(rejections) - NUM_SHOWN, REPORT_FILE)
+    sources = ", ".join(corpus.source for corpus in corpora)
+    num_usable = sum(len(record.rows) for record in records)
+    if rejections and (strict or not num_usable):
+        shown = rejections if strict else rejections[:NUM_SHOWN]
+        listed = "; ".join(f"{rejection.id}: {rejection.reason}" for rejection in shown)
+        raise DataError(f"{len(rejections)} utterances of {sources} cannot be used: {listed}")
+    if not num_usable:
         raise DataError(f"no utterance of {sources} was selected: check where ({[dict(c.where) for c in corpora]})")
 
 
-def _checked(corpora: Sequence[CorpusConfig], alphabet: Alphabet, num_threads: int) -> Iterator[_Checked]:
-    """Checked utterances in the order of the corpora, a bounded number of them in memory."""
-    utterances = (utterance for corpus in corpora for utterance in read_corpus(corpus))
-    with ThreadPoolExecutor(num_threads) as threads:
-        while chunk := list(islice(utterances, CHUNK)):
-            yield from threads.map(lambda utterance: _check(utterance, alphabet), chunk)
-
-
-def _check(utterance: CorpusUtterance, alphabet: Alphabet) -> _Checked:
-    text = normalize_text(utterance.text, alphabet.labels)
-    try:
-        encoded = utterance.audio.read()
-        info = audio_info(encoded)
-        decoded = decode_audio(encoded, sample_rate_hz=info.sample_rate_hz)
-    except AudioError as error:
-        return _Checked(utterance, b"", text, 0, 1, str(error))
-    return _Checked(
-        utterance, encoded, text, info.num_samples, info.sample_rate_hz, _unusable(text, decoded, info, alphabet)
+def _finish(
+    target: str,
+    records: Sequence[ShardRecord],
+    corpora: Sequence[CorpusConfig],
+    alphabet: str,
+    config: PreparationConfig,
+) -> PreparationReport:
+    """Report and manifest from the records; what other attempts have left is deleted."""
+    shards = {shard_name(record.number): record for record in records if record.checksum}
+    for name in object_store.list_files(object_store.join(target, SHARDS_FOLDER)):
+        if name not in shards:
+            object_store.delete_file(object_store.join(target, SHARDS_FOLDER, name))
+    times = Counter(row["id"] for record in shards.values() for row in record.rows)
+    doubled = [name for name, count in times.items() if count > 1]
+    if doubled:  # the listing has each once, so one is the name of another's copy
+        raise DataError(
+            f"utterance id {doubled[0]!r} is also that of a copy at another speed: rename it, or leave out speeds"
+        )
+    table = pa.concat_tables(_rows(name, record) for name, record in shards.items()).combine_chunks()
+    report = corpus_report(table, records, corpora=corpora, alphabet=alphabet, config=config)
+    object_store.write_bytes(object_store.join(target, REPORT_FILE), report.json())
+    object_store.write_bytes(object_store.join(target, REPORT_PAGE), report_page(report).encode())
+    write_manifest_table(target, table, {name: record.checksum for name, record in shards.items()})
+    delete_records(target)
+    return PreparationReport(
+        num_utterances=table.num_rows,
+        hours=report.hours,
+        num_shards=len(shards),
+        rejections=tuple(rejection for record in records for rejection in record.rejections),
+        reused=False,
+        num_shards_found=sum(record.found for record in records),
     )
 
 
-def _unusable(text: str, waveform: np.ndarray, info: AudioInfo, alphabet: Alphabet) -> str | None:
-    """Why an utterance that decodes cannot be used."""
-    if not text:
-        return "the transcript is empty"
-    try:
-        alphabet.encode(text)
-    except ValueError as error:
-        return str(error)
-    if not np.any(waveform):
-        return "the audio is digital silence"
-    if len(text) > info.duration_s * MAX_CHARACTERS_PER_S:
-        return f"it lasts {info.duration_s:g} s, too short for a transcript of {len(text)} characters"
-    return None
+def _rows(name: str, record: ShardRecord) -> pa.Table:
+    columns = {column: [row[column] for row in record.rows] for column in record.rows[0]}
+    places = {"shard": [name] * len(record.rows), "row": list(range(len(record.rows)))}
+    return pa.table({**columns, **places}, schema=SCHEMA)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jasper_ray.config.data import CorpusConfig
+from jasper_ray.config.data import CorpusConfig, PreparationConfig
 from jasper_ray.config.speech import ENGLISH_ALPHABET
 from jasper_ray.data.manifest import read_manifest
 from jasper_ray.data.preparation import PreparationReport, prepare_dataset
@@ -36,7 +36,8 @@ def corpus(folder: Path, files: dict[str, tuple[bytes, str]]) -> CorpusConfig:
 
 
 def prepare(target: Path, *corpora: CorpusConfig, strict: bool = False, shard_bytes: int = 10**9) -> PreparationReport:
-    return prepare_dataset(corpora, str(target), alphabet=ENGLISH_ALPHABET, strict=strict, shard_bytes=shard_bytes)
+    config = PreparationConfig(shard_mb=shard_bytes / 1e6)
+    return prepare_dataset(corpora, str(target), alphabet=ENGLISH_ALPHABET, config=config, strict=strict)
 
 
 GOOD = {"one": (wav(1.0), "Hello, World!"), "two": (wav(0.5, 8000, 2), "It's\u2019 caf\u00e9")}
@@ -44,7 +45,7 @@ GOOD = {"one": (wav(1.0), "Hello, World!"), "two": (wav(0.5, 8000, 2), "It's\u20
 
 def test_a_dataset_holds_normalised_texts_exact_lengths_and_the_untouched_audio(tmp_path: Path) -> None:
     report = prepare(tmp_path / "d", corpus(tmp_path / "c", GOOD))
-    assert (report.num_utterances, report.num_shards, report.rejected, report.reused) == (2, 1, (), False)
+    assert (report.num_utterances, report.num_shards, report.rejections, report.reused) == (2, 1, (), False)
     manifest = read_manifest(str(tmp_path / "d"))
     assert manifest.texts == ["hello world", "it's cafe"]
     assert manifest.num_samples.tolist() == [16000, 4000]
@@ -80,7 +81,7 @@ def test_unusable_utterances_are_left_out_with_their_reasons(tmp_path: Path) -> 
         "nothing": (wav(0.0), "x"),
     }
     report = prepare(tmp_path / "d", corpus(tmp_path / "c", GOOD | bad))
-    reasons = dict(report.rejected)
+    reasons = {item.id: item.reason for item in report.rejections}
     assert reasons.keys() == bad.keys()
     assert "truncated" in reasons["cut"] and "empty" in reasons["empty"] and "silence" in reasons["silent"]
     assert "6" in reasons["digits"]
@@ -123,7 +124,7 @@ def test_every_bad_file_is_left_out_with_its_reason_and_the_good_ones_stay(tmp_p
     config = corpus(tmp_path / "c", GOOD | bad | many_channels)
     report = prepare(tmp_path / "d", config)
     assert read_manifest(str(tmp_path / "d")).ids == ["one", "two", "studio"]
-    reasons = dict(report.rejected)
+    reasons = {item.id: item.reason for item in report.rejections}
     assert reasons.keys() == TORTURE.keys()
     for name, (_, said) in TORTURE.items():
         assert re.search(said, reasons[name]), (name, reasons[name])
@@ -160,9 +161,9 @@ def test_a_dataset_may_lie_on_an_object_store(s3_bucket: str, tmp_path: Path) ->
 def test_a_place_in_the_store_and_a_place_on_disk_get_the_same_bytes(s3_bucket: str, tmp_path: Path) -> None:
     config, target = corpus(tmp_path / "c", GOOD), f"{s3_bucket}/{tmp_path.name}/dataset"
     prepare_dataset([config], target, alphabet=ENGLISH_ALPHABET)
-    prepare(tmp_path / "d", config)
+    prepare(tmp_path / "d", config, shard_bytes=256_000_000)
     names = object_store.list_files(target)
-    assert names == ["manifest.parquet", "shards/00000.arrow"]
+    assert names == ["manifest.parquet", "report.html", "report.json", "shards/00000.arrow"]
     assert all(object_store.read_bytes(f"{target}/{n}") == (tmp_path / "d" / n).read_bytes() for n in names)
 
 

@@ -52,7 +52,10 @@ def test_where_takes_several_fields_and_several_values_of_one(
     [
         (["--where", "train"], "--where 'train': must be FIELD=VALUE"),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
-        (["--shard-mb", "-1"], "--shard-mb must be more than 0, got -1"),
+        (["--shard-mb", "-1"], "--shard-mb: input should be greater than 0, got -1"),
+        (["--speeds", "0.9,1"], "speeds must be different numbers from 0.5 to 2 without 1"),
+        (["--min-duration-s", "3", "--max-duration-s", "2"], "max_duration_s=2.0 must be above min_duration_s=3.0"),
+        (["--reject-text", "("], "reject_text='(' is not a regular expression"),
         (["--alphabet", "aa"], "alphabet must hold each character once"),
     ],
 )
