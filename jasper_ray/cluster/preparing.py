@@ -11,6 +11,8 @@ from jasper_ray.errors import CapacityError, JasperRayError
 
 logger = logging.getLogger(__name__)
 
+TASK_NAME = "prepare-shard"
+"""As Ray shows it."""
 TASKS_PER_CPU = 2
 """Shards handed out ahead of time, so that no core waits for the listing."""
 MAX_RETRIES = 20
@@ -26,10 +28,8 @@ class OnTheCluster:
 
     def __init__(self, cpus_per_shard: float = 1.0) -> None:
         self._cpus_per_shard = cpus_per_shard
-        threads = max(1, round(cpus_per_shard))
-        self._make = ray.remote(max_retries=MAX_RETRIES, num_cpus=cpus_per_shard)(
-            lambda task: make_shard(task, num_threads=threads)
-        )
+        self._make = ray.remote(make_shard).options(name=TASK_NAME, max_retries=MAX_RETRIES, num_cpus=cpus_per_shard)
+        self._num_threads = max(1, round(cpus_per_shard))
 
     def __call__(self, tasks: Iterator[ShardTask]) -> Iterable[ShardRecord]:
         """Records in any order.
@@ -44,7 +44,7 @@ class OnTheCluster:
             for task in tasks:
                 while len(pending) >= self._num_ahead():
                     yield self._next(pending)
-                pending.append(self._make.remote(task))
+                pending.append(self._make.remote(task, num_threads=self._num_threads))
             while pending:
                 yield self._next(pending)
         finally:
