@@ -202,13 +202,13 @@ def _plan_packed(
     sizes = []
     for segment in _segments([len(counts) for counts in row_sizes], per_step):
         of_rows = np.concatenate([row_sizes[block] for block in segment])
-        if len(of_rows) < batching.microbatches_per_step:
-            halved = of_rows.tolist()
-            _fill_last_step(halved, batching.microbatches_per_step)
-            sizes.append(np.array(halved, dtype=np.int64))
-        else:
-            ends = np.cumsum(_even_sizes(len(of_rows), per_step, batching.microbatches_per_step))
-            sizes.append(np.diff(np.cumsum(of_rows)[ends - 1], prepend=0))
+        num_rows_of = _even_sizes(len(of_rows), per_step, batching.microbatches_per_step)
+        if num_rows_of[-1]:
+            sizes.append(np.add.reduceat(of_rows, np.cumsum(num_rows_of) - num_rows_of))
+        else:  # fewer rows than micro-batches: split rows
+            split = of_rows.tolist()
+            _fill_last_step(split, batching.microbatches_per_step)
+            sizes.append(np.array(split, dtype=np.int64))
     return np.concatenate(ordered), np.concatenate(sizes)
 
 
