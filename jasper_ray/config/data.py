@@ -125,7 +125,7 @@ class BatchingConfig(StrictModel):
     """Largest number of utterances in a micro-batch (`fixed` and `seconds`)."""
     seconds_per_microbatch: float = Field(320.0, gt=0)
     """For `seconds`: utterances times the longest of them stays below this."""
-    row_seconds: float = Field(40.0, gt=0)
+    row_seconds: float = Field(44.0, gt=0)
     """For `packed`: length of a row; at least that of the longest utterance."""
     rows_per_microbatch: int = Field(8, ge=1)
     """For `packed`: rows of a micro-batch, so that row_seconds times this is the padded audio of each."""
