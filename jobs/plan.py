@@ -3,10 +3,10 @@
 import argparse
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,29 +48,31 @@ class _Row:
 
 
 def measure_plans(
-    config: RunConfig, manifest: Manifest, *, policies: list[str], workers: list[int], epoch: int
+    config: RunConfig, manifest: Manifest, *, policies: list[str], workers: list[int], epoch: int, memory: bool = False
 ) -> Iterator[_Row]:
     """Plan an epoch by each policy; one micro-batch per worker and step if `workers` says how many."""
     for num_workers in workers or [config.cluster.num_workers]:
         update = {"microbatches_per_step": num_workers} if workers else {}
         batching = config.batching.model_copy(update=update)
         for policy in policies:
-            yield _measure(config, manifest, batching.model_copy(update={"policy": policy}), num_workers, epoch)
+            planned = config.model_copy(update={"batching": batching.model_copy(update={"policy": policy})})
+            yield _measure(planned, manifest, num_workers, epoch=epoch, memory=memory)
         if set(policies) == set(POLICIES):
             yield _nvidia(config, manifest, batching, num_workers, epoch)
 
 
-def _measure(config: RunConfig, manifest: Manifest, batching: BatchingConfig, num_workers: int, epoch: int) -> _Row:
-    run = plan_run(config.model_copy(update={"batching": batching}), manifest)
-    resident_mib = _forget_peak()
+def _measure(config: RunConfig, manifest: Manifest, num_workers: int, *, epoch: int, memory: bool) -> _Row:
+    run, batching = plan_run(config, manifest), config.batching
     started_s = time.perf_counter()
     plan = run.epoch(epoch)
     took_s = time.perf_counter() - started_s
     details: dict[str, float | int] = {
         "plan_s": took_s,
-        "plan_mib": _peak_mib() - resident_mib,
         "find_step_ms": 1e3 * _seconds_to_find_a_step(plan, num_workers),
     }
+    if memory:
+        run.epoch.cache_clear()
+        details["plan_peak_mib"] = _peak_mib(run, epoch)
     if config.data.window_shards is not None:
         details["shards_in_use"] = most_shards_in_use(plan, manifest.shard_index)
     return _Row(str(batching.policy), num_workers, _figures(config, run, plan, batching, num_workers, epoch), details)
@@ -105,19 +107,14 @@ def _seconds_to_find_a_step(plan: EpochPlan, num_workers: int) -> float:
     return (time.perf_counter() - started_s) / STEPS_TO_FIND
 
 
-def _forget_peak() -> float:
-    """MiB that this process has resident now; its peak is counted anew (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_mib("VmRSS")
-
-
-def _peak_mib() -> float:
-    return _status_mib("VmHWM")
-
-
-def _status_mib(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+def _peak_mib(run: RunPlan, epoch: int) -> float:
+    """Most memory that planning an epoch takes, the plan included and all that was there before left out."""
+    tracemalloc.start()
+    try:
+        run.epoch(epoch)
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def _table(rows: list[_Row]) -> Table:
@@ -144,7 +141,14 @@ def _plan(arguments: argparse.Namespace) -> Mapping[str, Any]:
     )
     manifest = manifest.select(np.flatnonzero(lasting))
     rows = list(
-        measure_plans(config, manifest, policies=arguments.policies, workers=arguments.workers, epoch=arguments.epoch)
+        measure_plans(
+            config,
+            manifest,
+            policies=arguments.policies,
+            workers=arguments.workers,
+            epoch=arguments.epoch,
+            memory=arguments.memory,
+        )
     )
     console.print(f"{len(manifest)} utterances, {manifest.hours:.1f} h, left out by length {np.sum(~lasting)}")
     console.print(_table(rows))
@@ -175,6 +179,7 @@ def main() -> None:
         help="with one micro-batch per worker and step (default: the config's workers and micro-batches)",
     )
     parser.add_argument("--epoch", type=int, default=0, help="epoch to plan, from 0 (default 0)")
+    parser.add_argument("--memory", action="store_true", help="plan once more to measure the memory that it takes")
     parser.add_argument("--utterances", type=int, default=281_241, help="how many to simulate (default 281241)")
     run_job(partial(_plan, parser.parse_args()))
 
