@@ -20,25 +20,29 @@ NUM_WORKERS = 64
 
 @dataclass(frozen=True)
 class Planned:
+    policy: str
     run: RunPlan
     cpu_s: float
 
 
-@pytest.fixture(scope="module", params=["fixed", "seconds", "packed", "windowed"])
-def planned(request: pytest.FixtureRequest) -> Iterator[Planned]:
-    windowed = request.param == "windowed"
-    batching = BatchingConfig(policy="packed" if windowed else request.param, microbatches_per_step=NUM_WORKERS)
-    run = RunPlan(
-        librispeech_like_durations(COUNT, seed=0),
+def run_plan(policy: str, count: int) -> RunPlan:
+    windowed = policy == "windowed"
+    return RunPlan(
+        librispeech_like_durations(count, seed=0),
         seed=0,
-        batching=batching,
+        batching=BatchingConfig(policy="packed" if windowed else policy, microbatches_per_step=NUM_WORKERS),
         augment=AugmentConfig(speed_min=0.85, speed_max=1.15),
-        shard_index=np.arange(COUNT) // UTTERANCES_PER_SHARD,
+        shard_index=np.arange(count) // UTTERANCES_PER_SHARD,
         window_shards=64 if windowed else None,
     )
+
+
+@pytest.fixture(scope="module", params=["fixed", "seconds", "packed", "windowed"])
+def planned(request: pytest.FixtureRequest) -> Iterator[Planned]:
+    run = run_plan(request.param, COUNT)
     started_s = time.process_time()  # wall time would count what else the machine does
     run.epoch(0)
-    yield Planned(run, time.process_time() - started_s)
+    yield Planned(request.param, run, time.process_time() - started_s)
 
 
 def test_an_epoch_of_a_million_is_planned_within_5_seconds(planned: Planned) -> None:
@@ -58,11 +62,14 @@ def test_any_step_is_found_within_a_millisecond(planned: Planned) -> None:
     assert min(took_s) < 1e-3
 
 
-def test_planning_a_million_takes_less_than_a_gibibyte(planned: Planned) -> None:
+def test_planning_takes_less_than_a_kibibyte_an_utterance(planned: Planned) -> None:
+    """So a million take less than a gibibyte. Measured on a fifth of them: counting memory is slow."""
+    count = COUNT // 5
+    run = run_plan(planned.policy, count)
     tracemalloc.start()
     try:
-        planned.run.epoch(1)
+        run.epoch(1)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak_bytes < 2**30
+    assert peak_bytes < 1024 * count

@@ -30,10 +30,3 @@ def test_policies_are_compared_on_a_corpus_that_is_not_there() -> None:
     assert all(row["shards_in_use"] <= 4 and 0 < row["plan_peak_mib"] < 50 for row in report["plans"][:3])
     assert "useful" in result.stderr
     assert report["utterances"] < 6000  # the longest are left out, as in training
-
-
-def test_an_utterance_too_long_for_a_row_ends_the_job_with_the_keys_to_change() -> None:
-    result = run_plan("simulate", CONFIG, "batching.row_seconds=18", "--utterances", 500)
-    assert result.returncode == 1 and result.stdout == ""
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("error: utterance in row ") and "batching.row_seconds=18" in last
