@@ -1,12 +1,14 @@
 import errno
 import hashlib
 import os
+import random
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,11 @@ from jasper_ray.errors import StorageError
 CONTENT = np.random.default_rng(0).bytes(1_000_003)
 CHUNK_BYTES = 150_000
 QUICK = DownloadOptions(
-    num_connections=3, chunk_bytes=CHUNK_BYTES, timeout_s=0.25, max_attempts=4, backoff_s=0.01, max_backoff_s=0.05
+    num_connections=3, chunk_bytes=CHUNK_BYTES, timeout_s=10.0, max_attempts=6, backoff_s=0.01, max_backoff_s=0.05
 )
+
+IMPATIENT = replace(QUICK, timeout_s=0.4)
+"""For servers that hang."""
 
 
 def fetch(
@@ -71,9 +76,18 @@ def test_progress_ends_with_all_of_it(tmp_path: Path) -> None:
 )
 def test_the_file_comes_whole_from_a_server_that(tmp_path: Path, plan: Plan) -> None:
     with serving({"a.bin": CONTENT}, plan) as server:
-        path, _ = fetch(tmp_path, server)
+        path, _ = fetch(tmp_path, server, options=IMPATIENT if plan(4) == "hang" or plan(5) == "stall" else QUICK)
         assert path.read_bytes() == CONTENT
         assert len(server.requests) > 1
+
+
+def test_a_larger_file_comes_whole_through_all_faults_at_once(tmp_path: Path) -> None:
+    content = CONTENT * 10
+    faults = random.Random(7).choices(["ok", "cut", "503", "stall", "hang"], [80, 10, 6, 2, 2], k=10_000)
+    with serving({"a.bin": content}, faults.__getitem__) as server:
+        path, _ = fetch(tmp_path, server, content=content, options=replace(IMPATIENT, num_connections=8))
+        assert path.read_bytes() == content
+        assert {faults[number] for number in range(len(server.requests))} == set(faults)
 
 
 def test_a_connection_that_is_cut_goes_on_where_it_ended(tmp_path: Path) -> None:
@@ -87,7 +101,7 @@ def test_a_connection_that_is_cut_goes_on_where_it_ended(tmp_path: Path) -> None
 )
 def test_the_next_mirror_serves_when_one_is_given_up(tmp_path: Path, action: str) -> None:
     with serving({"a.bin": CONTENT}, lambda _: action) as bad, serving({"a.bin": CONTENT}) as good:
-        path, _ = fetch(tmp_path, bad, good)
+        path, _ = fetch(tmp_path, bad, good, options=IMPATIENT if action == "hang" else QUICK)
         assert path.read_bytes() == CONTENT and bad.requests and good.requests
 
 
@@ -106,7 +120,7 @@ def test_mirrors_that_all_fail_are_named_with_their_reasons(tmp_path: Path, acti
         servers = [stack.enter_context(serving({"a.bin": CONTENT}, lambda _: action)) for _ in range(2)]
         urls = [f"{server.url}a.bin: .*{reason}" for server in servers]
         with pytest.raises(StorageError, match=rf"a\.bin\.part cannot be fetched: {'.*; '.join(urls)}"):
-            fetch(tmp_path, *servers)
+            fetch(tmp_path, *servers, options=replace(IMPATIENT, max_attempts=3) if action == "hang" else QUICK)
 
 
 def test_nobody_at_the_address_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What every reader of a foreign format gives: utterances whose audio is read when somebody asks for it."""
 
 import io
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,12 +128,12 @@ def audio_file(path: Path, *, where: str) -> AudioFile:
         DataError: There is no such file; names `where`, the path and the reason.
     """
     try:
-        num_bytes = path.stat().st_size
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
+        found = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _unreadable(where, path, error) from error
-    return AudioFile(path, where, num_bytes)
+    if not stat.S_ISREG(found.st_mode):  # a pipe would never end
+        raise DataError(f"{where}: audio {path} is not a file")
+    return AudioFile(path, where, found.st_size)
 
 
 def _unreadable(where: str, path: Path, error: OSError | ValueError) -> DataError:

@@ -53,13 +53,13 @@ def read_kaldi(source: Path) -> Iterator[CorpusUtterance]:
     pieces = _pieces(source, paths)
     _check_same_utterances(source, texts, pieces)
     speakers = _speakers(source, texts)
+    recordings = {name: audio_file(path, where=f"{where}: {name}") for name, (where, path) in paths.items()}
     for piece in pieces:
-        where, path = paths[piece.recording]
-        recording = audio_file(path, where=f"{where}: {piece.recording}")
         utterance_id, speaker = piece.utterance_id, speakers.get(piece.utterance_id, "")
         fields = {"recording": piece.recording} | ({"speaker": speaker} if speaker else {})
+        recording = recordings[piece.recording]
         audio = _audio(recording, piece)
-        yield CorpusUtterance(utterance_id, audio, str(path), texts[utterance_id][1], speaker, fields)
+        yield CorpusUtterance(utterance_id, audio, str(recording.path), texts[utterance_id][1], speaker, fields)
 
 
 def _audio(recording: AudioFile, piece: _Piece) -> AudioReference:

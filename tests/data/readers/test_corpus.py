@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 from pathlib import Path
 
@@ -8,9 +9,18 @@ from jasper_ray.data.readers.corpus import AudioBytes, AudioPart, audio_file
 from jasper_ray.errors import DataError
 
 
-@pytest.mark.parametrize(("name", "reason"), [("no.wav", "No such file"), ("a\0b", "null byte"), ("", "Is a dir")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("no.wav", "cannot be read: No such file"),
+        ("a\0b", "cannot be read: .*null byte"),
+        ("", "is not a file"),
+        ("pipe", "is not a file"),
+    ],
+)
 def test_audio_that_is_not_there_is_an_error_with_the_place_at_listing(tmp_path: Path, name: str, reason: str) -> None:
-    with pytest.raises(DataError, match=rf"m\.json, line 3: audio .* cannot be read: .*{reason}"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=rf"m\.json, line 3: audio .* {reason}"):
         audio_file(tmp_path / name, where="m.json, line 3")
 
 

@@ -63,6 +63,12 @@ def test_every_format_can_be_named_in_a_config() -> None:
     assert set(named) == {"auto", "synthetic", *FORMATS}
 
 
+def test_every_format_has_a_section_in_the_docs() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "corpus-formats.md").read_text()
+    sections = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
+    assert set(sections) == {"synthetic", *FORMATS}
+
+
 def test_foreign_json_lines_are_told_apart_by_their_keys(tmp_path: Path) -> None:
     write_lines(tmp_path / "own", {"audio": "a.wav", "text": "x"})
     write_lines(tmp_path / "nemo", {"audio_filepath": "a.wav", "duration": 1.0, "text": "x"})
