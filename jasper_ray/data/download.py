@@ -68,7 +68,7 @@ def download(file: RemoteFile, folder: Path, *, progress: Progress, options: Dow
     target = folder / file.name
     with disk_errors(folder, file.num_bytes):
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_one(folder / f".{file.name}.lock"):
+        with only_one(folder / f".{file.name}.lock"):
             if target.exists():
                 if _md5(target) == file.md5:
                     return target
@@ -130,8 +130,8 @@ def disk_errors(folder: Path, num_bytes: int) -> Iterator[None]:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Let one process in at a time; the lock of one that was killed is free."""
+def only_one(path: Path) -> Iterator[None]:
+    """Let one process in at a time, by a lock on this file; that of a process that was killed is free."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

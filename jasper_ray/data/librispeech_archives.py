@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jasper_ray.data.download import DEFAULT_OPTIONS, Progress, RemoteFile, check_space, disk_errors, download
+from jasper_ray.data.download import (
+    DEFAULT_OPTIONS,
+    PART_SUFFIX,
+    Progress,
+    RemoteFile,
+    check_space,
+    disk_errors,
+    download,
+    only_one,
+)
 from jasper_ray.data.transfer import DownloadOptions
 from jasper_ray.errors import DataError, StorageError
 
@@ -95,15 +104,15 @@ def fetch_subset(
     if own and not own.startswith(("http://", "https://")):
         raise DataError(f"mirror {own!r}: must begin with http:// or https://")
     urls = tuple(f"{place.rstrip('/')}/{name}.tar.gz" for place in (own, *MIRRORS) if place)
-    archive = download(
-        RemoteFile(f"{name}.tar.gz", published.num_bytes, published.md5, urls),
-        folder,
-        progress=progress,
-        options=options,
-    )
-    _unpack(archive, tar)
-    if not keep_archive:
-        archive.unlink(missing_ok=True)
+    remote = RemoteFile(f"{name}.tar.gz", published.num_bytes, published.md5, urls)
+    with disk_errors(folder, published.num_bytes):
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_one(folder / f".{tar.name}.lock"):
+            if not tar.exists():  # another process may have made it meanwhile
+                archive = download(remote, folder, progress=progress, options=options)
+                _unpack(archive, tar)
+                if not keep_archive:
+                    archive.unlink(missing_ok=True)
     return tar
 
 
@@ -111,13 +120,15 @@ def _unpack(archive: Path, tar: Path) -> None:
     """Decompress, so that every file in it has a place that can be read from; FLAC does not grow by that."""
     check_space(tar.parent, archive.stat().st_size, tar.name)
     logger.info("unpacking %s", archive)
-    # Of this process: another one that does the same does no harm.
-    path = tar.with_name(f".{tar.name}.{os.getpid()}")
+    # A name that the next process overwrites, should this one be killed.
+    path = tar.with_name(tar.name + PART_SUFFIX)
     try:
-        with disk_errors(tar.parent, archive.stat().st_size), gzip.open(archive) as packed, path.open("wb") as file:
+        with gzip.open(archive) as packed, path.open("wb") as file:
             shutil.copyfileobj(packed, file, COPIED_BYTES)
+            file.flush()
+            os.fsync(file.fileno())  # the name stands for the whole, also after a power cut
         path.replace(tar)
-    except (EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise StorageError(f"{archive}: is damaged although its MD5 is right: {error}") from error
     finally:
         path.unlink(missing_ok=True)

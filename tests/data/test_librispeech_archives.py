@@ -12,7 +12,7 @@ from jasper_ray.config.data import CorpusConfig
 from jasper_ray.data import librispeech_archives
 from jasper_ray.data.librispeech_archives import ARCHIVES, Archive, fetch_subset, subsets_of
 from jasper_ray.data.readers.corpus import CorpusUtterance
-from jasper_ray.data.readers.registry import read_corpus
+from jasper_ray.data.readers.registry import detect_format, read_corpus
 from jasper_ray.errors import DataError, StorageError
 
 SUBSETS = ("dev-clean", "test-clean")
@@ -127,6 +127,27 @@ def test_an_archive_that_does_not_unpack_is_named_and_leaves_no_tar(
     ):
         fetch_subset("dev-clean", tmp_path / "d", progress=lambda *_: None, mirror=server.url)
     assert not list((tmp_path / "d").glob("*.tar"))
+
+
+def test_what_a_process_killed_while_unpacking_has_left_is_overwritten(
+    tmp_path: Path, published: dict[str, bytes]
+) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "dev-clean.tar.part").write_bytes(b"half a tar" * 200_000)
+    with serving(published) as server:
+        tar = fetch_subset("dev-clean", tmp_path / "d", progress=lambda *_: None, mirror=server.url)
+    assert tar.stat().st_size < 10**6
+    assert sorted(file.name for file in tar.parent.iterdir() if file.name[0] != ".") == [
+        "dev-clean.tar",
+        "dev-clean.tar.gz",
+    ]
+
+
+def test_a_tar_of_samples_that_are_named_like_librispeechs_is_not_taken_for_it(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("84/1/84-1-0000.flac", "84/1/84-1-0000.txt", "84/1/84-1-0001.flac"):
+            archive.addfile(tarfile.TarInfo(name))
+    assert detect_format(tmp_path / "a.tar") == "webdataset"
 
 
 def test_the_seven_subsets_can_be_named_and_no_other() -> None:

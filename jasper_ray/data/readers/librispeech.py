@@ -33,9 +33,13 @@ def is_librispeech(source: Path) -> bool:
         return False
     try:
         with TarFiles(source) as files:
-            return any(RECORDING.search(file.name) for file in islice(files, MAX_PROBED_FILES))
+            names = [file.name for file in islice(files, MAX_PROBED_FILES)]
     except DataError:
         return False
+    recordings = {name.removesuffix(".flac") for name in names if RECORDING.search(name)}
+    # A file of the same name with the text, say, is WebDataset's way.
+    others = {name.rpartition(".")[0] for name in names if not name.endswith(".flac")}
+    return bool(recordings) and recordings.isdisjoint(others)
 
 
 def read_librispeech(source: Path) -> Iterator[CorpusUtterance]:
