@@ -83,6 +83,7 @@ def _fetch(file: RemoteFile, target: Path, options: DownloadOptions, progress: P
         with PartFile(path, num_bytes=file.num_bytes, chunk_bytes=options.chunk_bytes) as part:
             check_space(target.parent, file.num_bytes - part.num_done, file.name)
             Transfer(part, urls, options).run(lambda done, total: progress(file.name, done, total))
+        logger.info("%s has come, its MD5 is checked", file.name)
         found = _md5(path)
         if found == file.md5:
             path.replace(target)

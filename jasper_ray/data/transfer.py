@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import deque
@@ -35,6 +36,8 @@ class DownloadOptions:
     chunk_bytes: int = 16 << 20
     timeout_s: float = 30.0
     """A connection that says nothing for so long has hung."""
+    min_bytes_per_s: float = 1000.0
+    """One that brings less than this, over that time, is as good as hung."""
     max_attempts: int = 8
     """Failures in a row, without progress, after which a mirror is given up."""
     backoff_s: float = 1.0
@@ -214,12 +217,18 @@ class Transfer:
     def _take(self, response: Any, chunk: int) -> None:
         """Write what comes until the chunk is full."""
         first, last = self.part.missing(chunk)
+        timed_s, timed_from = time.monotonic(), first
         while first < last and not self._stopped.is_set():
             content = _read(response, min(READ_BYTES, last - first))
             if not content:
                 raise _Failure(f"the connection was cut at byte {first}")
             self.part.write(chunk, content)
             first += len(content)
+            passed_s = time.monotonic() - timed_s
+            if passed_s > self.options.timeout_s:
+                if first - timed_from < self.options.min_bytes_per_s * passed_s:
+                    raise _Failure(f"the connection crawls: {first - timed_from} bytes in {passed_s:.0f} s")
+                timed_s, timed_from = time.monotonic(), first
 
 
 def _read(response: Any, num_bytes: int) -> bytes:

@@ -55,10 +55,10 @@ class _Handler(BaseHTTPRequestHandler):
             content = bytes(byte ^ 1 for byte in content)
         if action == "long":
             content += b"more"
-        self._send(content, asked if "whole" not in action else "", cut="cut" in action, hang=action == "stall")
+        self._send(content, asked if "whole" not in action else "", action)
         return None
 
-    def _send(self, content: bytes, asked: str, *, cut: bool, hang: bool) -> None:
+    def _send(self, content: bytes, asked: str, action: str) -> None:
         first, last = 0, len(content) - 1
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
         if span:
@@ -70,15 +70,16 @@ class _Handler(BaseHTTPRequestHandler):
         body = content[first : last + 1]
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if cut or hang:
+        if "cut" in action or action == "stall":
             body = body[: len(body) // 2]
-        for start in range(0, len(body), 1 << 14):
-            piece = body[start : start + (1 << 14)]
+        size = 1 if action == "drip" else 1 << 14
+        for start in range(0, len(body), size):
+            piece = body[start : start + size]
             self.wfile.write(piece)
             with self.server.lock:
                 self.server.num_sent += len(piece)
-            time.sleep(len(piece) / self.server.bytes_per_s)
-        if hang:
+            time.sleep(0.05 if action == "drip" else len(piece) / self.server.bytes_per_s)
+        if action == "stall":
             self.wfile.flush()
             self.server.ended.wait(20)
         self.close_connection = True
