@@ -39,9 +39,10 @@ def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = _four_free_ports()
     script = REPOSITORY / "tests" / "storage" / "swift_server.py"
     folder = tmp_path_factory.mktemp("swift")
-    server = subprocess.Popen(
-        [sys.executable, script, folder / "data", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    # To a file: a pipe that nobody reads would stop the server once it is full.
+    with (folder / "stderr").open("w") as errors:
+        command = [sys.executable, script, folder / "data", str(port)]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "test:tester",
@@ -51,8 +52,8 @@ def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
-        assert server.stdout is not None and server.stderr is not None
-        assert server.stdout.readline() == "ready\n", server.stderr.read()
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n", (folder / "stderr").read_text()
         boto3.client("s3").create_bucket(Bucket="jasper")
         yield "s3://jasper"
     finally:

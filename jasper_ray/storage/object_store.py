@@ -1,55 +1,40 @@
 """Files wherever they lie: local paths, `file://`, `s3://` and `gs://`, one set of functions for all.
 
 Remote stores are reached through `pyarrow.fs`; an S3 store other than Amazon's is named by `AWS_ENDPOINT_URL`. A
-write is whole or not at all. Failures that pass by themselves (timeouts, 500, 503) are tried again with growing
-pauses; those that stay, and all others, end in a `StorageError` that says which object, which endpoint and what the
-server said.
+write is whole or not at all; what was read has the size that the store says and comes from one version of the object,
+however many tries it took. Failures that pass by themselves (timeouts, cut answers, 500, 503) are tried again with
+growing pauses; those that stay, and all others, end in a `StorageError` that says which object, which store, what was
+said and what to do.
 """
 
-import logging
+import io
 import os
-import random
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow.fs as pafs
 
 from jasper_ray.errors import StorageError
-
-logger = logging.getLogger(__name__)
+from jasper_ray.storage.clients import bucket_of, open_store, store_of
+from jasper_ray.storage.retries import retried
 
 Value = TypeVar("Value")
 
-NUM_ATTEMPTS = 5
-NUM_CLIENT_ATTEMPTS = 3
-"""Of the S3 client itself, without a word, in each of ours."""
-FIRST_PAUSE_S = 0.2
-CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 10.0, 60.0
-# Ceph and others answer 411 to the trailing checksums that the AWS client sends unless told otherwise.
-CHECKSUM_VARIABLE, CHECKSUM_DEFAULT = "AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"
-# As pyarrow spells them: by name where the answer had a body, by status where it had none (HEAD).
-PASSING_FAULTS = (
-    "timeout",
-    "timed out",
-    "HTTP status 429",
-    "HTTP status 500",
-    "HTTP status 502",
-    "HTTP status 503",
-    "HTTP status 504",
-    "SLOW_DOWN",
-    "THROTTLING",
-    "SERVICE_UNAVAILABLE",
-    "INTERNAL_FAILURE",
-    "NETWORK_CONNECTION",
-    "connection reset",
-    "curlCode",
-)
+CHUNK_BYTES = 16 << 20
+"""Of a download; each is a request of its own and is tried again by itself."""
+PIECE_BYTES = 8 << 20
+"""Read at a time of a file that is uploaded."""
+NUM_UPLOADS = 8
+"""At a time in a process; more wait."""
+
+_never_completed: list[Any] = []
+"""Streams of uploads whose file could not be read to its end; dropping one would put what it has."""
 
 
 def is_local(uri: str) -> bool:
@@ -82,12 +67,9 @@ def read_bytes(uri: str) -> bytes:
     if is_local(uri):
         return _local(uri, local_path(uri).read_bytes)
 
-    def read() -> bytes:
-        filesystem, path = _open(uri)
-        with filesystem.open_input_file(path) as file:
-            return bytes(file.read())
-
-    return _remote(uri, read)
+    with io.BytesIO() as target:
+        _read_into(uri, target)
+        return target.getvalue()
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -111,11 +93,21 @@ def exists(uri: str) -> bool:
     if is_local(uri):
         return local_path(uri).is_file()
 
-    def look() -> bool:
-        filesystem, path = _open(uri)
-        return bool(filesystem.get_file_info(path).type == pafs.FileType.File)
+    return bool(_look(uri).type == pafs.FileType.File)
 
-    return _remote(uri, look)
+
+def size(uri: str) -> int:
+    """Bytes of a file.
+
+    Raises:
+        StorageError: There is no such file.
+    """
+    if is_local(uri):
+        return _local(uri, lambda: local_path(uri).stat().st_size)
+    info = _look(uri)
+    if info.type != pafs.FileType.File:
+        raise StorageError(f"{uri}: there is no such object (store: {store_of(uri)})")
+    return int(info.size)
 
 
 def list_files(uri: str) -> list[str]:
@@ -138,9 +130,15 @@ def delete_file(uri: str) -> None:
     """Delete a file; no error if there is none."""
     if is_local(uri):
         _local(uri, lambda: local_path(uri).unlink(missing_ok=True))
-    elif exists(uri):
-        filesystem, path = _open(uri)
-        _remote(uri, lambda: filesystem.delete_file(path))
+        return
+
+    def delete() -> None:
+        filesystem, path = open_store(uri)
+        # Looked at again in every try: one whose answer was lost may have done it.
+        if filesystem.get_file_info(path).type == pafs.FileType.File:
+            filesystem.delete_file(path)
+
+    _remote(uri, delete)
 
 
 def delete_tree(uri: str) -> None:
@@ -151,7 +149,7 @@ def delete_tree(uri: str) -> None:
         return
 
     def delete() -> None:
-        filesystem, path = _open(uri)
+        filesystem, path = open_store(uri)
         if filesystem.get_file_info(path).type == pafs.FileType.Directory:
             filesystem.delete_dir(path)
 
@@ -172,10 +170,15 @@ def upload_file(local: Path, uri: str) -> None:
         raise StorageError(f"{local}: there is no such file to put at {uri}")
 
     def upload() -> None:
-        filesystem, path = _open(uri)
-        # One call, not a stream that Python fills: pyarrow completes a stream that an exception closes, so that
-        # Ctrl-C would leave a cut object under the final name.
-        pafs.copy_files(str(local), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=filesystem)
+        filesystem, path = open_store(uri)
+        upload = _upload_threads().submit(_put, local, filesystem, path)
+        try:
+            upload.result()
+        finally:
+            wait([upload])  # interrupted: the object is whole before anything else happens
+        stored = filesystem.get_file_info(path).size
+        if stored != local.stat().st_size:
+            raise OSError(f"short answer: {stored} of {local.stat().st_size} bytes were stored")
 
     _remote(uri, upload)
 
@@ -191,11 +194,10 @@ def download_file(uri: str, local: Path) -> None:
         return
 
     def download() -> None:
-        filesystem, path = _open(uri)
-        with filesystem.open_input_stream(path) as source, _replacing(local) as partial, partial.open("wb") as target:
-            shutil.copyfileobj(source, target, 8 << 20)
+        with _replacing(local) as unfinished, unfinished.open("wb") as target:
+            _read_into(uri, target)
 
-    _remote(uri, download)
+    _local(str(local), download)
 
 
 def upload_folder(local: Path, uri: str, *, last: str) -> None:
@@ -223,6 +225,8 @@ def download_folder(uri: str, local: Path) -> None:
 def _local(uri: str, work: Callable[[], Value]) -> Value:
     try:
         return work()
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(f"{uri}: {error.strerror or error}") from error
 
@@ -233,94 +237,145 @@ def _replacing(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
     os.close(descriptor)
-    partial = Path(name)
+    unfinished = Path(name)
     try:
-        yield partial
-        with partial.open("rb") as file:
+        yield unfinished
+        with unfinished.open("rb") as file:
             os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(target)
+        unfinished.chmod(0o644)
+        unfinished.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _replace(target: Path, content: bytes | Path) -> None:
-    with _replacing(target) as partial:
+    with _replacing(target) as unfinished:
         if isinstance(content, Path):
-            shutil.copyfile(content, partial)
+            shutil.copyfile(content, unfinished)
         else:
-            partial.write_bytes(content)
-
-
-@lru_cache(maxsize=16)
-def _filesystem(scheme_and_bucket: str, endpoint: str | None) -> pafs.FileSystem:
-    if scheme_and_bucket.startswith("s3://"):
-        os.environ.setdefault(CHECKSUM_VARIABLE, CHECKSUM_DEFAULT)
-        scheme, _, host = (endpoint or "").rpartition("://")
-        return pafs.S3FileSystem(
-            endpoint_override=host.rstrip("/") or None,
-            scheme=scheme or "https",
-            region=os.environ.get("AWS_REGION")
-            or os.environ.get("AWS_DEFAULT_REGION")
-            or ("us-east-1" if host else None),
-            connect_timeout=CONNECT_TIMEOUT_S,
-            request_timeout=REQUEST_TIMEOUT_S,
-            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=NUM_CLIENT_ATTEMPTS),
-        )
-    filesystem, _ = pafs.FileSystem.from_uri(scheme_and_bucket)
-    return filesystem
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def _open(uri: str) -> tuple[pafs.FileSystem, str]:
-    scheme, _, path = uri.partition("://")
-    if scheme not in ("s3", "gs", "gcs") or not path.strip("/"):
-        raise StorageError(f"{uri}: must be a local path, file://, s3://bucket/key or gs://bucket/key")
-    bucket = path.partition("/")[0]
-    return _filesystem(f"{scheme}://{bucket}", _endpoint() if scheme == "s3" else None), path.rstrip("/")
+            unfinished.write_bytes(content)
 
 
 def _remote(uri: str, work: Callable[[], Value]) -> Value:
-    """Run one request; again if its failure may pass by itself."""
-    for attempt in range(1, NUM_ATTEMPTS + 1):
+    return retried(uri, store_of(uri), work)
+
+
+@lru_cache(maxsize=1)
+def _upload_threads() -> ThreadPoolExecutor:
+    # For the whole life of the process: Python loses an interrupt that comes while it cleans up after a thread.
+    return ThreadPoolExecutor(NUM_UPLOADS, "upload")
+
+
+os.register_at_fork(after_in_child=_upload_threads.cache_clear)  # threads do not come along
+
+
+def _put(local: Path, filesystem: pafs.FileSystem, path: str) -> None:
+    """Fill an object from a file, in a thread of its own: Ctrl-C never comes there.
+
+    pyarrow completes a stream that is dropped, so that an interrupt between two writes would leave a cut object under
+    the final name. `pyarrow.fs.copy_files` knows no interrupts, but takes failed uploads for successful ones.
+    """
+    with local.open("rb") as source:
+        stream = filesystem.open_output_stream(path)
+        while True:
+            try:
+                piece = source.read(PIECE_BYTES)
+            except OSError:
+                _never_completed.append(stream)
+                raise
+            if not piece:
+                break
+            stream.write(piece)
+        stream.close()  # says what went wrong in the background
+
+
+def _look(uri: str) -> pafs.FileInfo:
+    """What the store knows of a path.
+
+    Raises:
+        StorageError: There is no such bucket, or the store does not answer.
+    """
+
+    def look() -> pafs.FileInfo:
+        filesystem, path = open_store(uri)
+        return filesystem.get_file_info(path)
+
+    info = _remote(uri, look)
+    if info.type == pafs.FileType.NotFound:
+        _require_bucket(uri)
+    return info
+
+
+def _require_bucket(uri: str) -> None:
+    """Tell a bucket that is not there from an object that is not there.
+
+    Raises:
+        StorageError: There is no such bucket.
+    """
+
+    def look() -> bool:
+        filesystem, _ = open_store(uri)
+        return bool(filesystem.get_file_info(bucket_of(uri)).type == pafs.FileType.NotFound)
+
+    try:
+        missing = _remote(uri, look)
+    except StorageError:  # who may read objects may not always look at their bucket
+        return
+    if missing:
+        raise StorageError(
+            f"{uri}: there is no bucket {bucket_of(uri)!r} (store: {store_of(uri)}). Create it, or check its name and "
+            "that this is the store you mean"
+        )
+
+
+def _read_into(uri: str, target: BinaryIO) -> None:
+    """Fill an empty file with an object, in chunks that are checked and tried again one by one."""
+
+    def open_file() -> Any:
+        filesystem, path = open_store(uri)
         try:
-            return work()
-        except FileNotFoundError as error:
-            raise StorageError(f"{uri}: there is no such object (store: {_store(uri)})") from error
-        except OSError as error:
-            passing = any(fault.lower() in str(error).lower() for fault in PASSING_FAULTS)
-            if not passing or attempt == NUM_ATTEMPTS:
-                tried = f" after {attempt} attempts" if attempt > 1 else ""
-                raise StorageError(
-                    f"{uri}: failed{tried} (store: {_store(uri)}): {error}{_advice(str(error))}"
-                ) from error
-            pause_s = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-            logger.warning("%s: attempt %d failed, trying again in %.1f s: %s", uri, attempt, pause_s, error)
-            time.sleep(pause_s)
-    raise AssertionError("unreachable")
+            return filesystem.open_input_file(path)
+        except FileNotFoundError:
+            _require_bucket(uri)
+            raise
+
+    def read() -> None:
+        target.seek(0)
+        target.truncate()
+        with _remote(uri, open_file) as file:
+            num_bytes, version = file.size(), _version(file)
+            for start in range(0, num_bytes, CHUNK_BYTES):
+                target.write(_remote(uri, partial(_chunk, file, start, min(CHUNK_BYTES, num_bytes - start))))
+        if num_bytes > CHUNK_BYTES:
+            # Chunks are requests of their own: the same version before and after means the same in between.
+            with _remote(uri, open_file) as file:
+                if (file.size(), _version(file)) != (num_bytes, version):
+                    raise OSError(f"the object changed while it was read: it was {version}, now it is {_version(file)}")
+
+    _remote(uri, read)
 
 
-def _store(uri: str) -> str:
-    if uri.startswith("s3://"):
-        return _endpoint() or "Amazon S3; set AWS_ENDPOINT_URL for another"
-    return uri.partition("://")[0]
+def _chunk(file: Any, start: int, num_bytes: int) -> bytes:
+    chunk: bytes = file.read_at(num_bytes, start)
+    if len(chunk) != num_bytes:
+        raise OSError(f"short answer: {len(chunk)} bytes instead of {num_bytes} from byte {start}")
+    return chunk
 
 
-def _advice(message: str) -> str:
-    if any(
-        sign in message for sign in ("ACCESS_DENIED", "SIGNATURE", "INVALID_ACCESS_KEY", "HTTP status 403", "redential")
-    ):
-        return ". Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the node's instance role"
-    if "NO_SUCH_BUCKET" in message:
-        return ". Create the bucket first"
-    return ""
+def _version(file: Any) -> str:
+    """What the store tells of an object's content; empty where it tells nothing."""
+    metadata = file.metadata() or {}
+    return " ".join(str(metadata.get(key, "")) for key in ("ETag", "Last-Modified", "generation")).strip()
 
 
 def _list(uri: str, kind: pafs.FileType, *, recursive: bool) -> list[str]:
-    filesystem, path = _open(uri)
-    selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
-    infos = _remote(uri, lambda: filesystem.get_file_info(selector))
+    def look() -> list[pafs.FileInfo]:
+        filesystem, path = open_store(uri)
+        selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
+        return list(filesystem.get_file_info(selector))
+
+    infos = _remote(uri, look)
+    if not infos:
+        _require_bucket(uri)
+    _, path = open_store(uri)
     return sorted(info.path[len(path) :].strip("/") for info in infos if info.type == kind)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jasper_ray.errors import StorageError
-from jasper_ray.storage import object_store
+from jasper_ray.storage import clients, object_store
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -65,10 +65,11 @@ def faulty_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(object_store, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(object_store, "NUM_CLIENT_ATTEMPTS", 1)
-    object_store._filesystem.cache_clear()
+    monkeypatch.setenv("JASPER_STORE_FIRST_PAUSE_S", "0")
+    monkeypatch.setattr(clients, "CLIENT_ATTEMPTS", 1)
+    clients._s3.cache_clear()
     yield server
+    clients._s3.cache_clear()
     server.shutdown()
     server.server_close()
 
@@ -162,27 +163,14 @@ def test_faults_that_stay_are_not_tried_again(faulty_s3: FaultyS3, fault: str) -
     faulty_s3.fault = fault
     with pytest.raises(StorageError, match="s3://bucket/key: failed \\(store") as error:
         object_store.write_bytes("s3://bucket/key", b"x")
-    assert ("Check AWS_ACCESS_KEY_ID" in str(error.value)) == (fault == "403 AccessDenied")
-
-
-def test_a_store_that_recovers_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses_s: list[float] = []
-    monkeypatch.setattr(object_store.time, "sleep", pauses_s.append)
-    faults = [OSError("AWS Error SLOW_DOWN during GetObject operation: slow")] * 3
-
-    def flaky() -> str:
-        if faults:
-            raise faults.pop()
-        return "done"
-
-    assert object_store._remote("s3://b/k", flaky) == "done"
-    assert len(pauses_s) == 3 and all(0.5 <= pause_s / (0.2 * 2**n) <= 1.5 for n, pause_s in enumerate(pauses_s))
+    assert ("check AWS_ACCESS_KEY_ID" in str(error.value)) == (fault == "403 AccessDenied")
 
 
 INTERRUPTED = """
-import os, signal, sys, threading, time
+import faulthandler, os, signal, sys, threading, time
+faulthandler.dump_traceback_later(45, exit=True)  # where it stands, instead of a test that only says that it hung
 from pathlib import Path
-from jasper_ray.storage import object_store
+from jasper_ray.storage import clients, object_store
 
 def interrupt():
     time.sleep(float(sys.argv[3]))
@@ -198,7 +186,10 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_upload_that_is_interrupted_leaves_a_whole_object(s3_bucket: str, tmp_path: Path) -> None:
+def test_an_upload_that_is_interrupted_leaves_a_whole_object(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JASPER_STORE_REQUEST_TIMEOUT_S", "5")  # the interrupt waits for the request under way
     file, uri = tmp_path / "file", f"{s3_bucket}/{tmp_path.name}/file"
     file.write_bytes(os.urandom(30_000_000))
     for delay_s in ("0.1", "0.25", "0.4"):
@@ -211,9 +202,9 @@ def test_an_upload_that_is_interrupted_leaves_a_whole_object(s3_bucket: str, tmp
 def test_a_script_that_used_a_store_ends_cleanly(s3_bucket: str, tmp_path: Path) -> None:
     script = """
 import sys
-from jasper_ray.storage import object_store
+from jasper_ray.storage import clients, object_store
 object_store.write_bytes(sys.argv[1], b"x")
-filesystem, path = object_store._open(sys.argv[1])
+filesystem, path = clients.open_store(sys.argv[1])
 left_open = filesystem.open_input_file(path)
 print(object_store.read_bytes(sys.argv[1]))
 """
@@ -228,17 +219,21 @@ def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[s
 
 def test_wrong_credentials_say_which_store_and_what_to_check(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    object_store._filesystem.cache_clear()
+    clients._s3.cache_clear()
     try:
-        with pytest.raises(StorageError, match=r"127\.0\.0\.1.*Check AWS_ACCESS_KEY_ID"):
+        with pytest.raises(StorageError, match=r"127\.0\.0\.1.*check AWS_ACCESS_KEY_ID"):
             object_store.write_bytes(f"{s3_bucket}/x", b"x")
     finally:
-        object_store._filesystem.cache_clear()
+        clients._s3.cache_clear()
 
 
-def test_a_missing_bucket_is_named(s3_bucket: str) -> None:
-    with pytest.raises(StorageError, match="s3://no-such-bucket/x"):
-        object_store.read_bytes("s3://no-such-bucket/x")
+def test_a_missing_bucket_is_named_whatever_is_asked(s3_bucket: str, tmp_path: Path) -> None:
+    uri = "s3://no-such-bucket/x"
+    for ask in (object_store.read_bytes, object_store.exists, object_store.size, object_store.list_files):
+        with pytest.raises(StorageError, match=r"s3://no-such-bucket/x: there is no bucket .* \(store: http"):
+            ask(uri)
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket/x: .*[Cc]reate the bucket"):
+        object_store.write_bytes(uri, b"x")
 
 
 def test_an_unknown_scheme_is_refused() -> None:
