@@ -4,6 +4,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -13,7 +15,6 @@ from jasper_ray.config.speech import AugmentConfig, FeatureConfig
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.shards import ShardReader
 from jasper_ray.errors import DataError
-from jasper_ray.storage.shard_cache import ShardCache
 from jasper_ray.text.alphabet import Alphabet
 
 # Each open shard holds a memory map and maybe a file descriptor, of which a process often has no more than 1024.
@@ -47,6 +48,13 @@ class EncodedUtterance:
         return resampled_length(self.num_samples, self.sample_rate_hz, sample_rate_hz, self.speed)
 
 
+class ShardFetcher(Protocol):
+    """Where shards come from: a cache, or one that fetches them ahead."""
+
+    def fetch(self, uri: str, *, checksum: str = "") -> Path:
+        """The shard as a local file."""
+
+
 class UtteranceSource:
     """Reads utterances of a manifest; safe to use from several threads.
 
@@ -66,7 +74,7 @@ class UtteranceSource:
         features: FeatureConfig,
         augment: AugmentConfig | None,
         seed: int,
-        cache: ShardCache,
+        cache: ShardFetcher,
     ) -> None:
         self._manifest = manifest
         self._alphabet = alphabet
@@ -74,6 +82,7 @@ class UtteranceSource:
         self._augment = augment
         self._seed = seed
         self._cache = cache
+        self._checksums = dict(zip(manifest.shards, manifest.shard_checksums, strict=True))
         self._shards: OrderedDict[str, ShardReader] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -131,8 +140,23 @@ class UtteranceSource:
         """An open shard; the one unused for longest is let go when there are too many."""
         with self._lock:
             if uri not in self._shards:
-                self._shards[uri] = ShardReader(self._cache.fetch(uri))
+                self._shards[uri] = self._open(uri)
                 if len(self._shards) > MAX_OPEN_SHARDS:
                     self._shards.popitem(last=False)
             self._shards.move_to_end(uri)
             return self._shards[uri]
+
+    def _open(self, uri: str) -> ShardReader:
+        while True:
+            path = self._cache.fetch(uri, checksum=self._checksums[uri])
+            try:
+                return ShardReader(path)
+            except DataError:
+                if path.exists():
+                    raise
+                # Another process dropped it just now: fetch it again.
+
+    def forget(self, uri: str) -> None:
+        """Let go of an open shard, so that its file can leave the disk; audio handed out before stays readable."""
+        with self._lock:
+            self._shards.pop(uri, None)

@@ -11,11 +11,13 @@ from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.manifest import Manifest, concat_manifests, read_manifest
 from jasper_ray.data.plan import RunPlan
+from jasper_ray.data.shard_feed import ShardFeed
 from jasper_ray.data.source import UtteranceSource
 from jasper_ray.data.windows import layout_fingerprint
 from jasper_ray.errors import ConfigError, ResumeError
 from jasper_ray.storage import object_store
 from jasper_ray.storage.shard_cache import ShardCache
+from jasper_ray.storage.shard_prefetch import ShardPrefetcher
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.training.checkpoint import find_checkpoints, load_checkpoint, load_newest
 from jasper_ray.training.loop import RunData, TrainingLoop
@@ -67,10 +69,14 @@ def build_data(config: RunConfig, selection: Selection, make_loader: Callable[[]
         evaluation = read_datasets(config.data.evaluation, key="data.evaluation")
         evaluation_source = UtteranceSource(evaluation, alphabet, config.features, None, config.seed, cache)
     train = selection.manifest
+    prefetcher = ShardPrefetcher(cache, max_held=config.data.window_shards)
+    train_source = UtteranceSource(train, alphabet, config.features, config.augment, config.seed, prefetcher)
+    plan = plan_run(config, train)
     return RunData(
         train=train,
-        train_source=UtteranceSource(train, alphabet, config.features, config.augment, config.seed, cache),
-        plan=plan_run(config, train),
+        train_source=train_source,
+        shard_feed=ShardFeed(train, plan, prefetcher, end_epoch=config.training.epochs, forget=train_source.forget),
+        plan=plan,
         evaluation=evaluation,
         evaluation_source=evaluation_source,
         make_loader=make_loader,

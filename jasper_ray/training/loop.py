@@ -15,7 +15,8 @@ from jasper_ray.data.epoch_plan import rank_microbatches
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.packing import RowShape
 from jasper_ray.data.plan import RunPlan, plan_evaluation
-from jasper_ray.data.source import UtteranceSource
+from jasper_ray.data.shard_feed import ShardFeed
+from jasper_ray.data.source import EncodedUtterance, UtteranceSource
 from jasper_ray.errors import NonFiniteError
 from jasper_ray.model.ctc import greedy_decode
 from jasper_ray.text.alphabet import Alphabet
@@ -35,6 +36,8 @@ class RunData:
 
     train: Manifest
     train_source: UtteranceSource
+    shard_feed: ShardFeed
+    """Fetches what `train_source` is going to read."""
     plan: RunPlan
     evaluation: Manifest | None
     evaluation_source: UtteranceSource | None
@@ -143,18 +146,21 @@ class TrainingLoop:
             NonFiniteError: More than `max_nonfinite_steps` steps in a row had no finite loss or gradient.
         """
         loader = self._data.make_loader()
-        microbatches = (
-            self._data.train_source.microbatch(rows.tolist(), position.epoch)
-            for position in self._positions()
-            for _, rows in position.microbatches
-        )
-        batches = _TimedBatches(loader.load(microbatches, packed_rows(self._config)))
+        batches = _TimedBatches(loader.load(self._microbatches(), packed_rows(self._config)))
         try:
             for position in self._positions():
                 self._after_step(position, self._step(position, batches))
         finally:
             loader.close()
+            self._data.shard_feed.close()
         return self._finish()
+
+    def _microbatches(self) -> Iterator[list[EncodedUtterance]]:
+        """What this worker trains on; the loader reads ahead in its own thread."""
+        for position in self._positions():
+            self._data.shard_feed.reach(position.epoch, position.step)
+            for _, rows in position.microbatches:
+                yield self._data.train_source.microbatch(rows.tolist(), position.epoch)
 
     def _positions(self) -> Iterator[Position]:
         """From where the run stands to where this job ends."""
@@ -253,6 +259,7 @@ class TrainingLoop:
             "padding_share": float(np.mean(window.padding)),
             "loader_wait_share": window.wait_s / elapsed_s,
             "skipped_steps": window.skipped,
+            **self._data.shard_feed.figures(),
         }
         self._reporter.report("progress", values)
 
