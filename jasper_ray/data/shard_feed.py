@@ -32,9 +32,7 @@ class ShardFeed:
         forget: Callable[[str], None],
     ) -> None:
         self._shard_index = manifest.shard_index
-        self._shards = [
-            Shard(uri, checksum) for uri, checksum in zip(manifest.shards, manifest.shard_checksums, strict=True)
-        ]
+        self._shards = [Shard(uri, manifest.checksum(shard)) for shard, uri in enumerate(manifest.shards)]
         self._is_remote = not all(object_store.is_local(shard.uri) for shard in self._shards)
         self._plan = plan
         self._prefetcher = prefetcher
@@ -47,7 +45,7 @@ class ShardFeed:
         self._last_first = 0
         """Step that reads the last new shard of the epoch."""
         self._coming: list[int] = []
-        """Shards of the next epoch in the order first needed, once it is their turn to be fetched."""
+        """What the next epoch begins with, once it is its turn to be fetched."""
 
     def reach(self, epoch: int, step: int) -> None:
         """The reader is about to read this step; steps must come in order."""
@@ -56,7 +54,7 @@ class ShardFeed:
         if epoch != self._epoch:
             self._begin(epoch, step)
         if step >= self._last_first and not self._coming and epoch + 1 < self._end_epoch:
-            self._coming = self._order(epoch + 1)
+            self._coming = self._first_block(self._order(epoch + 1))
             self._prefetch(self._coming)
         while self._in_use and self._last[self._in_use[-1]] < step:
             self._release(self._in_use.pop())
@@ -76,6 +74,7 @@ class ShardFeed:
         }
 
     def _begin(self, epoch: int, step: int) -> None:
+        self._prefetch([])  # until what is to come is known again: its order must be kept
         for shard in self._in_use:  # used up with the last epoch
             self._release(shard)
         first, self._last = shard_spans(self._plan.epoch(epoch), self._shard_index)
@@ -90,14 +89,18 @@ class ShardFeed:
         order: list[int] = np.argsort(first, kind="stable").tolist()
         return [shard for shard in order if last[shard] >= step]
 
+    def _first_block(self, order: list[int]) -> list[int]:
+        """As much as fits beside what is in use: a window of the plan is two blocks."""
+        window = self._prefetcher.max_held
+        return order if window is None else order[: window // 2]
+
     def _prefetch(self, order: list[int]) -> None:
         self._prefetcher.prefetch([self._shards[shard] for shard in order])
 
     def _release(self, shard: int) -> None:
         """Not if the next epoch begins with it."""
-        keep = self._prefetcher.max_held
-        if keep is None:
+        if self._prefetcher.max_held is None:
             self._prefetcher.release(self._shards[shard], drop=False)
-        elif shard not in self._coming[: keep // 2]:
+        elif shard not in self._coming:
             self._forget(self._shards[shard].uri)
             self._prefetcher.release(self._shards[shard], drop=True)

@@ -82,7 +82,7 @@ class UtteranceSource:
         self._augment = augment
         self._seed = seed
         self._cache = cache
-        self._checksums = dict(zip(manifest.shards, manifest.shard_checksums, strict=True))
+        self._checksums = {uri: manifest.checksum(shard) for shard, uri in enumerate(manifest.shards)}
         self._shards: OrderedDict[str, ShardReader] = OrderedDict()
         self._lock = threading.Lock()
 

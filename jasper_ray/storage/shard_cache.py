@@ -101,12 +101,6 @@ class ShardCache:
         if drop:
             _drop(path)
 
-    def held_bytes(self) -> int:
-        """Size of all shards that this process holds."""
-        with self._lock:
-            paths = list(self._held)
-        return sum(_size(path) for path in paths)
-
     def _path(self, uri: str, checksum: str) -> Path:
         # With the checksum in it: a dataset that was prepared anew at the same place has other shards.
         name = hashlib.sha256(f"{uri}\n{checksum}".encode()).hexdigest()[:32]
@@ -137,13 +131,13 @@ class ShardCache:
         with self._lock:
             if self._is_clean:
                 return
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self._folder.glob(f".*{SHARD_SUFFIX}.*.partial"):
+                name = leftover.name[1:].partition(".")[0]
+                with _if_free(self._folder / f"{name}.lock") as is_free:
+                    if is_free:
+                        leftover.unlink(missing_ok=True)
             self._is_clean = True
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._folder.glob(f".*{SHARD_SUFFIX}.*.partial"):
-            name = leftover.name[1:].partition(".")[0]
-            with _if_free(self._folder / f"{name}.lock") as is_free:
-                if is_free:
-                    leftover.unlink(missing_ok=True)
 
     def _evict(self, *, keep: Path) -> None:
         with _exclusive(self._folder / "evict.lock"):

@@ -143,5 +143,5 @@ class ShardPrefetcher:
             return False
         if self.max_held is not None and len(self._held) >= self.max_held:
             return False
-        upcoming_bytes = self._largest_bytes * (len(self._busy) + 1)
-        return not self._held or self._cache.held_bytes() + upcoming_bytes <= self._cache.max_bytes
+        # All as large as the largest: who is being fetched, here or by `fetch`, has no size yet.
+        return not self._held or (len(self._held) + 1) * self._largest_bytes <= self._cache.max_bytes
