@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow check lint bench serve clean
+.PHONY: setup demo test test-slow test-realpeer check lint bench serve clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,9 @@ test: setup
 
 test-slow: setup  ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-realpeer: setup  ## against servers from outside PyPI: apt-get install radosgw ceph-mon ceph-osd ceph-common
+	$(BIN)/python -m pytest -m realpeer
 
 lint: setup
 	$(BIN)/ruff check .

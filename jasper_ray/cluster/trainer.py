@@ -1,5 +1,6 @@
 """A `RunConfig` as a Ray Train job: data and cluster are checked first, then workers start."""
 
+import json
 import logging
 import math
 import os
@@ -24,12 +25,15 @@ from jasper_ray.config.schema import ClusterConfig, RunConfig
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.errors import CapacityError, JasperRayError
 from jasper_ray.storage import object_store
+from jasper_ray.storage.clients import environment
 from jasper_ray.training.assembly import read_datasets, select_for
 from jasper_ray.training.report import Reporter
 
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 200_000_000
+JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Where Ray tells a submitted job what it was submitted with."""
 
 
 @contextmanager
@@ -39,9 +43,10 @@ def connected_to_ray(*, num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     logging_level = logging.WARNING
+    runtime_env = {"env_vars": store_variables()}
     with _signals_given_back():
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging_level)
+            ray.init(logging_level=logging_level, runtime_env=runtime_env)
         else:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
             ray.init(
@@ -50,11 +55,22 @@ def connected_to_ray(*, num_cpus: int | None = None) -> Iterator[None]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=True,
                 logging_level=logging_level,
+                runtime_env=runtime_env,
             )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def store_variables() -> dict[str, str]:
+    """What this process knows of object stores, for the processes of all nodes; credentials are the nodes' own.
+
+    Without what the job was submitted with: Ray refuses to be told that twice.
+    """
+    submitted = json.loads(os.environ.get(JOB_CONFIG_VARIABLE) or "{}").get("runtime_env") or {}
+    known = submitted.get("env_vars") or {}
+    return {name: value for name, value in environment().items() if name not in known}
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import threading
@@ -10,7 +11,13 @@ import ray
 from processes import command_line, descendants
 from tones import prepare_tones, run_workers, tone_config
 
-from jasper_ray.cluster.trainer import connected_to_ray, require_capacity, run_training, workers_that_fit
+from jasper_ray.cluster.trainer import (
+    connected_to_ray,
+    require_capacity,
+    run_training,
+    store_variables,
+    workers_that_fit,
+)
 from jasper_ray.config.schema import ClusterConfig
 from jasper_ray.errors import CapacityError, DataError
 from jasper_ray.training.report import read_log
@@ -104,3 +111,18 @@ def test_ray_is_shut_down_when_the_block_ends() -> None:
         with connected_to_ray(num_cpus=1):
             assert ray.is_initialized()
         assert not ray.is_initialized()
+
+
+def test_workers_learn_of_the_store_what_the_job_was_not_submitted_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://there")
+    monkeypatch.setenv("AWS_REGION", "r")
+    assert store_variables().items() >= {"AWS_ENDPOINT_URL": "http://there", "AWS_REGION": "r"}.items()
+    submitted = {"runtime_env": {"env_vars": {"AWS_REGION": "r"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
+    assert "AWS_REGION" not in store_variables() and "AWS_REQUEST_CHECKSUM_CALCULATION" in store_variables()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_task_of_the_cluster_has_the_checksum_setting_that_ceph_needs() -> None:
+    variable = ray.remote(num_cpus=0)(lambda: os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION"))
+    assert ray.get(variable.remote()) == "when_required"
