@@ -87,10 +87,38 @@ def draw_utterance(
             of a batch.
         num_mels: Mel bins.
     """
-    (speed,) = draw_speeds(config, seed=seed, epoch=epoch, utterances=np.array([utterance])).tolist()
-    noise_offset = int(uniform(seed, NOISE_STREAM, epoch, utterance) * NOISE_TABLE_SAMPLES)
-    masks = _draw_masks(config, seed=seed, epoch=epoch, utterance=utterance, num_frames=num_frames, num_mels=num_mels)
-    return UtteranceDraws(speed=speed, noise_offset=noise_offset, masks=masks)
+    (draws,) = draw_utterances(
+        config,
+        seed=seed,
+        epoch=epoch,
+        utterances=np.array([utterance]),
+        speeds=draw_speeds(config, seed=seed, epoch=epoch, utterances=np.array([utterance])),
+        num_frames=np.array([num_frames]),
+        num_mels=num_mels,
+    )
+    return draws
+
+
+def draw_utterances(
+    config: AugmentConfig,
+    *,
+    seed: int,
+    epoch: int,
+    utterances: NDArray[np.int64],
+    speeds: NDArray[np.float64],
+    num_frames: NDArray[np.int64],
+    num_mels: int,
+) -> list[UtteranceDraws]:
+    """All draws for several utterances, the same as one by one; `speeds` are theirs by `draw_speeds`."""
+    offsets = (uniform(seed, NOISE_STREAM, epoch, utterances) * NOISE_TABLE_SAMPLES).astype(np.int64).tolist()
+    count = config.freq_masks + config.time_masks + config.cutout_masks
+    masks: list[tuple[Mask, ...]] = [()] * len(utterances)
+    if count:
+        chances = uniform(seed, MASK_STREAM, epoch, utterances[:, None], np.arange(4 * count))
+        rectangles = chances.reshape(len(utterances), count, 4).tolist()
+        pairs = zip(rectangles, num_frames.tolist(), strict=True)
+        masks = [_place_masks(config, chances=one, num_frames=frames, num_mels=num_mels) for one, frames in pairs]
+    return [UtteranceDraws(*draws) for draws in zip(speeds.tolist(), offsets, masks, strict=True)]
 
 
 def dither_noise(num_samples: int, offset: int) -> NDArray[np.float32]:
@@ -114,14 +142,10 @@ def apply_masks(features: Tensor, masks: tuple[Mask, ...]) -> Tensor:
     return features
 
 
-def _draw_masks(
-    config: AugmentConfig, *, seed: int, epoch: int, utterance: int, num_frames: int, num_mels: int
+def _place_masks(
+    config: AugmentConfig, *, chances: list[list[float]], num_frames: int, num_mels: int
 ) -> tuple[Mask, ...]:
     """Bands, then stretches, then rectangles; masks of width 0 are left out."""
-    count = config.freq_masks + config.time_masks + config.cutout_masks
-    if count == 0:
-        return ()
-    chances = uniform(seed, MASK_STREAM, epoch, utterance, np.arange(4 * count)).reshape(count, 4).tolist()
     longest = min(config.time_mask_max_frames, int(config.time_mask_max_share * num_frames))
     masks = []
     for number, (bin_width, bin_place, frame_width, frame_place) in enumerate(chances):

@@ -10,6 +10,7 @@ from jasper_ray.audio.augment import (
     dither_noise,
     draw_speeds,
     draw_utterance,
+    draw_utterances,
     uniform,
 )
 from jasper_ray.config.speech import AugmentConfig
@@ -137,3 +138,17 @@ def test_dither_noise_goes_on_past_the_end_of_its_table() -> None:
     across = dither_noise(10, NOISE_TABLE_SAMPLES - 4)
     np.testing.assert_array_equal(across[4:], dither_noise(6, 0))
     assert dither_noise(2 * NOISE_TABLE_SAMPLES + 5, 3).shape == (2 * NOISE_TABLE_SAMPLES + 5,)
+
+
+def test_draws_for_several_utterances_are_those_of_each_alone() -> None:
+    config = AugmentConfig(speed_min=0.9, speed_max=1.1, freq_masks=2, time_masks=2, cutout_masks=1)
+    rows, num_frames = np.array([5, 0, 900]), np.array([700, 3, 90])
+    speeds = draw_speeds(config, seed=7, epoch=2, utterances=rows)
+    together = draw_utterances(
+        config, seed=7, epoch=2, utterances=rows, speeds=speeds, num_frames=num_frames, num_mels=64
+    )
+    alone = [
+        draw_utterance(config, seed=7, epoch=2, utterance=row, num_frames=frames, num_mels=64)
+        for row, frames in zip(rows.tolist(), num_frames.tolist(), strict=True)
+    ]
+    assert together == alone and any(draws.masks for draws in together)

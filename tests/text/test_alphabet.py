@@ -31,3 +31,13 @@ def test_the_blank_cannot_be_decoded() -> None:
 def test_an_alphabet_with_doubled_or_no_characters_is_refused(labels: str) -> None:
     with pytest.raises(ValueError, match=r"each character once"):
         Alphabet(labels)
+
+
+@pytest.mark.parametrize("labels", [" abc'", "äöü a", "ab?", "абв "])
+def test_every_alphabet_encodes_its_own_characters_and_no_others(labels: str) -> None:
+    alphabet = Alphabet(labels)
+    assert alphabet.encode(labels) == list(range(len(labels)))
+    for foreign in ("?", "€", "я", "z", "\xff"):
+        if foreign not in labels:
+            with pytest.raises(ValueError, match="outside the alphabet"):
+                alphabet.encode(labels + foreign)
