@@ -161,6 +161,13 @@ def _plan(arguments: argparse.Namespace) -> Mapping[str, Any]:
     }
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
 def main() -> None:
     """Plan an epoch of a dataset by each batching policy: steps, padding, waiting, useful work."""
     parser = argparse.ArgumentParser(prog="python -m jobs.plan", description=main.__doc__)
@@ -173,14 +180,14 @@ def main() -> None:
     parser.add_argument(
         "--workers",
         nargs="+",
-        type=int,
+        type=_positive,
         default=[],
         metavar="N",
         help="with one micro-batch per worker and step (default: the config's workers and micro-batches)",
     )
     parser.add_argument("--epoch", type=int, default=0, help="epoch to plan, from 0 (default 0)")
     parser.add_argument("--memory", action="store_true", help="plan once more to measure the memory that it takes")
-    parser.add_argument("--utterances", type=int, default=281_241, help="how many to simulate (default 281241)")
+    parser.add_argument("--utterances", type=_positive, default=281_241, help="how many to simulate (default 281241)")
     run_job(partial(_plan, parser.parse_args()))
 
 
