@@ -58,6 +58,12 @@ class PreparationConfig(StrictModel):
     """Regular expression: transcripts in which it is found, as written in the corpus, are left out."""
     speeds: tuple[float, ...] = ()
     """Copies at other speeds beside each utterance, e.g. [0.9, 1.1] for NVIDIA's recipe of 2020; stored as FLAC."""
+    normalize: Literal["basic", "nvidia", "nvidia-exact", "none"] = "basic"
+    """How transcripts are cleaned; `nvidia` also writes English numbers, abbreviations and symbols in words."""
+    case: Literal["auto", "lower", "upper", "keep"] = "auto"
+    """Case of transcripts; `auto` is lower unless the alphabet has capital letters, then it is kept."""
+    unicode_form: Literal["NFC", "NFKC"] = "NFC"
+    """NFKC also takes apart ligatures, full-width letters and the like."""
     audio_only: bool = False
     """Recordings without transcripts (noise, room impulse responses): texts are left empty and not looked at."""
 
@@ -67,6 +73,11 @@ class PreparationConfig(StrictModel):
             raise ValueError(
                 f"max_duration_s={self.max_duration_s} must be above min_duration_s={self.min_duration_s}: "
                 "nothing would be left"
+            )
+        if self.case in ("upper", "keep") and self.normalize.startswith("nvidia"):
+            raise ValueError(
+                f"case={self.case!r} has no meaning with normalize={self.normalize!r}, whose texts are in lower case: "
+                "use normalize=basic"
             )
         bad = [speed for speed in self.speeds if not 0.5 <= speed <= 2.0 or speed == 1.0]
         if bad or len(set(self.speeds)) != len(self.speeds):

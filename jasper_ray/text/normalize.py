@@ -2,6 +2,10 @@
 
 import re
 import unicodedata
+from typing import Literal
+
+Case = Literal["auto", "lower", "upper", "keep"]
+UnicodeForm = Literal["NFC", "NFKC"]
 
 # Marks that people type for an apostrophe. Between letters they are one; elsewhere they are quotation marks.
 TYPOGRAPHIC_APOSTROPHE = re.compile("(?<=[^\\W\\d_])['\u2018\u2019\u201b\u02bc\u02b9\u2032\uff07`\u00b4](?=[^\\W\\d_])")
@@ -11,7 +15,7 @@ LETTERS = {
 }  # fmt: skip
 
 
-def normalize_text(text: str, alphabet: str) -> str:
+def normalize_text(text: str, alphabet: str, *, case: Case = "auto", unicode_form: UnicodeForm = "NFC") -> str:
     """Lower case, accents off, punctuation to spaces, spaces collapsed.
 
     A character of the alphabet always stays. Other letters lose their accents if that makes them characters of the
@@ -23,13 +27,18 @@ def normalize_text(text: str, alphabet: str) -> str:
     Args:
         text: Transcript as written.
         alphabet: `TextConfig.alphabet`.
+        case: `auto` is lower case, unless the alphabet has capital letters: then they are kept as written.
+        unicode_form: `NFKC` also takes apart ligatures, full-width letters, superscripts and the like.
 
     Returns:
         Normalised text, empty if nothing is left.
     """
     known = set(alphabet)
+    text = unicodedata.normalize(unicode_form, text)
+    if case == "upper":
+        text = text.upper()
     # An alphabet with capital letters wants them; without, everything is lower case.
-    if not any(character.isupper() for character in known):
+    elif case == "lower" or (case == "auto" and not any(character.isupper() for character in known)):
         text = text.lower()
     apostrophe = "'" if "'" in known else ""
     text = TYPOGRAPHIC_APOSTROPHE.sub(lambda mark: mark[0] if mark[0] in known else apostrophe, text)
