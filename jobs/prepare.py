@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -13,14 +13,18 @@ from rich.table import Table
 
 from jasper_ray.config.data import CorpusConfig, PreparationConfig
 from jasper_ray.config.speech import ENGLISH_ALPHABET
+from jasper_ray.data.manifest import MANIFEST_FILE
 from jasper_ray.data.preparation import PreparationReport, Runner, in_this_process, prepare_dataset
 from jasper_ray.data.readers.registry import FORMATS
 from jasper_ray.errors import ConfigError
+from jasper_ray.storage import object_store
 from jasper_ray.text.alphabet import Alphabet
+from jobs.downloading import fetch_corpus
 from jobs.entry import console, run_job
 from jobs.progress import ShardProgress
 
 DEFAULTS = PreparationConfig()
+KINDS: dict[type, str] = {int: "COUNT", float: "NUMBER", str: "PATTERN"}
 
 
 def _prepare(arguments: argparse.Namespace) -> Mapping[str, Any]:
@@ -35,12 +39,15 @@ def _prepare(arguments: argparse.Namespace) -> Mapping[str, Any]:
             where=_selection(arguments.where),
             download_dir=arguments.download_dir,
             mirror=arguments.mirror,
+            keep_archives=not arguments.delete_archives,
         )
         config = PreparationConfig(**{name: getattr(arguments, name) for name in PreparationConfig.model_fields})
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(details) for details in error.errors())) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if not object_store.exists(object_store.join(arguments.target, MANIFEST_FILE)):
+        fetch_corpus(corpus, console)
     report = _run(arguments, corpus, config)
     _print(report, arguments.target)
     return {
@@ -145,9 +152,13 @@ def main() -> None:
     )
     corpus = CorpusConfig.model_fields
     places.add_argument(
-        "--download-dir", default=corpus["download_dir"].default, help=corpus["download_dir"].description
+        "--download-dir",
+        default=corpus["download_dir"].default,
+        metavar="FOLDER",
+        help="where librispeech:NAME is downloaded to; every node must see it (default %(default)s)",
     )
-    places.add_argument("--mirror", default="", help=corpus["mirror"].description)
+    places.add_argument("--mirror", default="", metavar="URL", help="folder of LibriSpeech's archives to try first")
+    places.add_argument("--delete-archives", action="store_true", help="delete each .tar.gz once it is unpacked")
     run_job(partial(_prepare, parser.parse_args()))
 
 
@@ -160,9 +171,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument(flag, action="store_true", help=text)
         elif name == "speeds":
             group.add_argument(flag, type=_numbers, default=(), metavar="NUMBER,NUMBER", help=text)
+        elif get_origin(field.annotation) is Literal:
+            group.add_argument(
+                flag, choices=get_args(field.annotation), default=default, help=f"{text} (default {default})"
+            )
         else:
             kind = {"min_characters": int, "reject_text": str}.get(name, float)
-            group.add_argument(flag, type=kind, default=default, help=f"{text} (default {default})")
+            told = "" if default is None else f" (default {default:g})"
+            group.add_argument(flag, type=kind, default=default, metavar=KINDS[kind], help=text + told)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

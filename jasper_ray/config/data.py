@@ -49,7 +49,7 @@ class PreparationConfig(StrictModel):
     min_duration_s: float = Field(0.0, ge=0)
     """Shorter utterances are left out."""
     max_duration_s: float | None = Field(None, gt=0)
-    """Longer utterances are left out; null takes every length."""
+    """Longer utterances are left out; without, every length is taken."""
     min_characters: int = Field(1, ge=1)
     """Transcripts with fewer characters after normalisation are left out."""
     max_characters_per_s: float = Field(100.0, gt=0)

@@ -15,7 +15,7 @@ from jasper_ray.config.data import PreparationConfig
 from jasper_ray.data.readers.corpus import CorpusUtterance
 from jasper_ray.errors import AudioError
 from jasper_ray.text.alphabet import Alphabet
-from jasper_ray.text.normalize import normalize_text
+from jasper_ray.text.transcripts import stored_text
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _text(utterance: CorpusUtterance, alphabet: Alphabet, config: PreparationCon
         return ""
     if config.reject_text is not None and (found := re.search(config.reject_text, utterance.text)):
         raise _Refused("transcript refused", f"the transcript has {found[0]!r}, which reject_text looks for")
-    text = normalize_text(utterance.text, alphabet.labels)
+    text = stored_text(utterance.text, alphabet.labels, config)
     if not text:
         raise _Refused("transcript empty", "the transcript is empty")
     try:
