@@ -8,6 +8,7 @@ bytes of an undisturbed one. Two preparations of the same corpus into one target
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from jasper_ray.data.report_page import report_page
 from jasper_ray.data.shard_task import ShardRecord, ShardTask, delete_records, make_shard, require_new_ids
 from jasper_ray.data.shards import shard_name
 from jasper_ray.data.usability import Rejection, count_by_kind
-from jasper_ray.errors import DataError
+from jasper_ray.errors import DataError, StorageError
 from jasper_ray.storage import object_store
 from jasper_ray.text.alphabet import Alphabet
 
@@ -86,16 +87,19 @@ def prepare_dataset(
     """
     Alphabet(alphabet)
     config = config or PreparationConfig()
-    if object_store.exists(object_store.join(target, MANIFEST_FILE)):
-        there = read_manifest(target)
-        delete_records(target)  # an earlier run may have been killed just before
-        return PreparationReport(len(there), there.hours, len(there.shards), (), reused=True)
+    if _is_complete(target):
+        return _reuse(target)
     sources = ", ".join(corpus.source for corpus in corpora)
     listing = require_new_ids((u for corpus in corpora for u in read_corpus(corpus)), sources)
     tasks = shard_tasks(listing, target, alphabet=alphabet, config=config)
-    records = sorted((run or in_this_process(2))(tasks), key=lambda record: record.number)
-    _refuse(records, corpora, strict=strict)
-    return _finish(target, records, corpora, alphabet, config)
+    try:
+        records = sorted((run or in_this_process(2))(tasks), key=lambda record: record.number)
+        _refuse(records, corpora, strict=strict)
+        return _finish(target, records, corpora, alphabet, config)
+    except StorageError:
+        if _is_complete(target):  # by another process, which has tidied up what this one was still writing
+            return _reuse(target)
+        raise
 
 
 def shard_tasks(
@@ -138,11 +142,8 @@ def _finish(
     alphabet: str,
     config: PreparationConfig,
 ) -> PreparationReport:
-    """Report and manifest from the records; what other attempts have left is deleted."""
+    """Report and manifest from the records."""
     shards = {shard_name(record.number): record for record in records if record.checksum}
-    for name in object_store.list_files(object_store.join(target, SHARDS_FOLDER)):
-        if name not in shards:
-            object_store.delete_file(object_store.join(target, SHARDS_FOLDER, name))
     times = Counter(row["id"] for record in shards.values() for row in record.rows)
     doubled = [name for name, count in times.items() if count > 1]
     if doubled:  # the listing has each once, so one is the name of another's copy
@@ -154,7 +155,7 @@ def _finish(
     object_store.write_bytes(object_store.join(target, REPORT_FILE), report.json())
     object_store.write_bytes(object_store.join(target, REPORT_PAGE), report_page(report).encode())
     write_manifest_table(target, table, {name: record.checksum for name, record in shards.items()})
-    delete_records(target)
+    _tidy(target, set(shards))
     return PreparationReport(
         num_utterances=table.num_rows,
         hours=report.hours,
@@ -163,6 +164,26 @@ def _finish(
         reused=False,
         num_shards_found=sum(record.found for record in records),
     )
+
+
+def _is_complete(target: str) -> bool:
+    return object_store.exists(object_store.join(target, MANIFEST_FILE))
+
+
+def _reuse(target: str) -> PreparationReport:
+    """A dataset that is there; the run that made it may have been killed just before its end."""
+    there = read_manifest(target)
+    _tidy(target, {shard.rpartition("/")[2] for shard in there.shards})
+    return PreparationReport(len(there), there.hours, len(there.shards), (), reused=True)
+
+
+def _tidy(target: str, shards: set[str]) -> None:
+    """Delete the records and what other attempts have left among the shards of a complete dataset."""
+    for name in object_store.list_files(object_store.join(target, SHARDS_FOLDER)):
+        if name not in shards:
+            object_store.delete_file(object_store.join(target, SHARDS_FOLDER, name))
+    with suppress(StorageError):  # another process may write one at this moment; it tidies up itself
+        delete_records(target)
 
 
 def _rows(name: str, record: ShardRecord) -> pa.Table:
