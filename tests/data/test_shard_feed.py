@@ -76,7 +76,8 @@ def test_a_window_of_shards_is_all_that_lies_on_the_disk(
     downloads: list[str], tmp_path: Path, window_shards: int
 ) -> None:
     most_on_disk, most_in_use, forgotten = run(tmp_path, window_shards)
-    assert most_in_use <= window_shards and most_on_disk <= window_shards
+    # One more for a moment: a reader that comes before the threads fetches for itself rather than wait for ever.
+    assert most_in_use <= window_shards and most_on_disk <= window_shards + 1
     # Each is fetched once an epoch, but for those that one epoch ends with and the next begins with.
     assert NUM_SHARDS * EPOCHS - window_shards * (EPOCHS - 1) <= len(downloads) <= NUM_SHARDS * EPOCHS
     assert set(forgotten) == set(downloads)

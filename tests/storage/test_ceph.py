@@ -41,27 +41,6 @@ def bucket(folder: Path) -> Iterator[str]:
         clients._s3.cache_clear()
 
 
-def test_the_object_store_does_on_ceph_what_it_does_elsewhere(bucket: str) -> None:
-    """The tests of the object store on a real server, in a process of their own whose server is this one."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "tests/storage/test_object_store.py",
-        "tests/storage/test_store_faults.py",
-    ]
-    result = subprocess.run(
-        [*command, "-k", "not faulty and not wrong_credentials"],
-        cwd=REPOSITORY,
-        env={**os.environ, "JASPER_TEST_BUCKET": bucket},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stdout[-8000:]
-
-
 def test_without_the_checksum_setting_ceph_refuses_uploads_and_the_error_says_what_to_do(
     bucket: str, tmp_path: Path
 ) -> None:
