@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-realpeer check lint bench serve clean
+.PHONY: setup demo test test-slow test-realpeer check lint bench bench-peers serve clean
 
 setup: $(STAMP)
 
@@ -39,8 +40,22 @@ lint: setup
 
 check: lint test
 
-bench: setup
+bench: setup  ## loaders and training steps
 	$(BIN)/python -m jobs.benchmark
+
+bench-peers: $(PEERS)/.installed  ## loaders beside WebDataset, mosaicml-streaming, lhotse and NVIDIA's DALI graph
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m jobs.benchmark loader --write docs/benchmarks
+
+# Torch first, and held by a constraint: a peer may not bring another one. mosaicml-streaming without its clients of
+# clouds, its limits on numpy, and torchvision, which would: a stub has its place (benchmarks/torchvision_stub).
+$(PEERS)/.installed: PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
+$(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt benchmarks/peers-constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PIP) 'torch==2.13.0'
+	$(PIP) -c constraints.txt -c benchmarks/peers-constraints.txt -e '.[dali]' -r benchmarks/peers.txt
+	$(PIP) --no-deps -c benchmarks/peers-constraints.txt mosaicml-streaming ./benchmarks/torchvision_stub
+	$(PEERS)/bin/python -c 'import lhotse, streaming, webdataset'
+	@touch $@
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,123 +1,75 @@
-"""Speed on this machine, as ratios of things run in turn in one process: `python -m jobs.benchmark [DATASET]`.
+"""Speed on this machine, as ratios of things run in turn in one process: `python -m jobs.benchmark [loader | train]`.
 
-`loader`: audio seconds turned into features per second, torch and DALI. `train`: utterances per second of whole steps.
+`loader`: reading, features, positions and waiting, beside other projects where they are installed (`make bench-peers`).
+`train`: loaders and training steps on a prepared dataset. Without either: both. Needs no Ray.
 """
 
 import argparse
-import platform
-import statistics
-import time
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from jasper_ray.config.data import DatasetConfig, LoaderConfig
 from jasper_ray.config.files import load_run_config
-from jasper_ray.config.schema import RunConfig
-from jasper_ray.config.speech import AugmentConfig
-from jasper_ray.data.batch import Batch, BatchLoader
-from jasper_ray.data.dali_loader import DaliLoader
-from jasper_ray.data.manifest import Manifest
-from jasper_ray.data.plan import RunPlan
-from jasper_ray.data.source import EncodedUtterance, UtteranceSource
-from jasper_ray.data.torch_loader import TorchLoader
-from jasper_ray.storage.shard_cache import ShardCache
-from jasper_ray.text.alphabet import Alphabet
-from jasper_ray.training.assembly import read_datasets
-from jasper_ray.training.state import RunState
-from jasper_ray.training.world import World
+from jobs.benchmarks.loader import LoaderBenchmark, measure_loading
+from jobs.benchmarks.report import write_report
+from jobs.benchmarks.training import TrainBenchmark, measure_dataset
 from jobs.entry import console, run_job
 
-SPEED = AugmentConfig(speed_min=0.85, speed_max=1.15)
+
+def _loader(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    benchmark = LoaderBenchmark(
+        num_utterances=arguments.utterances,
+        feature_utterances=arguments.feature_utterances,
+        rounds=arguments.rounds,
+        waiting_rounds=min(arguments.rounds, 3),
+    )
+    figures = measure_loading(benchmark, lambda line: console.print(line, markup=False, highlight=False))
+    figures["command"] = " ".join(["python -m jobs.benchmark", *sys.argv[1:]])
+    if arguments.write is not None:
+        console.print(f"written: {write_report(figures, arguments.write)}", markup=False, highlight=False)
+    return figures
 
 
-def measure_loaders(config: RunConfig, source: UtteranceSource, plan: RunPlan, rounds: int) -> dict[str, Any]:
-    """Median audio seconds per second of each loader over rounds run in turn."""
-    microbatches = [source.microbatch(rows.tolist(), 0) for step in plan.epoch(0).steps for rows in step if len(rows)]
-    one_thread = LoaderConfig(num_threads=1)
-    loaders: dict[str, Callable[[], BatchLoader]] = {
-        "torch": lambda: TorchLoader(config.features, one_thread),
-        "dali": lambda: DaliLoader(config.features, one_thread.model_copy(update={"backend": "dali"})),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in loaders}
-    for _ in range(rounds + 1):  # the first round warms up
-        for name, make in loaders.items():
-            rates[name].append(_audio_rate(make(), microbatches))
-    medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
-    return {f"{name}_audio_s_per_s": value for name, value in medians.items()} | {
-        "torch_over_dali": statistics.median(a / b for a, b in zip(rates["torch"][1:], rates["dali"][1:], strict=True))
-    }
-
-
-def _audio_rate(loader: BatchLoader, microbatches: list[list[EncodedUtterance]]) -> float:
-    try:
-        batches = loader.load(microbatches)
-        next(batches)  # start-up is not throughput
-        started_s, audio_s = time.perf_counter(), 0.0
-        for batch in batches:
-            audio_s += batch.audio_s
-        return audio_s / (time.perf_counter() - started_s)
-    finally:
-        loader.close()
-
-
-def measure_training(config: RunConfig, source: UtteranceSource, plan: RunPlan, steps: int) -> dict[str, Any]:
-    """Median seconds of a step of one worker, features ready in memory."""
-    state = RunState(config, world=World(), manifest_fingerprint="")
-    loader = TorchLoader(config.features, config.loader)
-    seconds, utterances, audio_s = [], 0, 0.0
-    try:
-        for number, step in enumerate(plan.epoch(0).steps[: steps + 1]):
-            rows = [share for share in step if len(share)]
-            batches: list[Batch] = list(loader.load(source.microbatch(share.tolist(), 0) for share in rows))
-            started_s = time.perf_counter()
-            result = state.train_step.run(
-                batches,
-                list(range(len(rows))),
-                global_step=number,
-                num_utterances=sum(len(share) for share in rows),
-                lr=1e-3,
-            )
-            if number:  # the first step warms up
-                seconds.append(time.perf_counter() - started_s)
-                utterances, audio_s = utterances + result.num_utterances, audio_s + result.audio_s
-    finally:
-        loader.close()
-    return {
-        "step_s": statistics.median(seconds),
-        "utterances_per_s": utterances / sum(seconds),
-        "audio_s_per_s": audio_s / sum(seconds),
-        "num_parameters": state.num_parameters,
-    }
-
-
-def _benchmark(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    torch.set_num_threads(arguments.threads)
+def _train(arguments: argparse.Namespace) -> Mapping[str, Any]:
     config = load_run_config(arguments.config, [*arguments.overrides, "cluster.num_workers=1"])
-    manifest: Manifest = read_datasets([DatasetConfig(path=arguments.dataset)], key="DATASET")
-    cache = ShardCache(Path(config.data.cache_dir).expanduser(), int(config.data.cache_max_gb * 1e9))
-    source = UtteranceSource(manifest, Alphabet(config.text.alphabet), config.features, SPEED, 0, cache)
-    plan = RunPlan(manifest.durations_s, seed=0, batching=config.batching, augment=SPEED)
-    console.print(f"{len(manifest)} utterances, {manifest.hours:.2f} h; {torch.get_num_threads()} torch threads")
-    loaders = measure_loaders(config, source, plan, arguments.rounds)
-    training = measure_training(config, source, plan, arguments.steps)
-    machine = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
-    return {"dataset": arguments.dataset, "config": arguments.config, **machine, "loader": loaders, "train": training}
+    benchmark = TrainBenchmark(arguments.dataset, arguments.rounds, arguments.steps, arguments.threads)
+    return {"config": arguments.config, **measure_dataset(config, benchmark)}
+
+
+def _both(loader: argparse.Namespace, train: argparse.Namespace) -> Mapping[str, Any]:
+    return {"loader": _loader(loader), "train": _train(train)}
 
 
 def main() -> None:
-    """Measure loaders and training steps, in turn, in one process."""
+    """Measure loaders beside those of other projects, and training steps, in turn, in one process."""
     parser = argparse.ArgumentParser(prog="python -m jobs.benchmark", description=main.__doc__)
-    parser.add_argument("--dataset", default="runs/demo/data/train", help="prepared dataset (default: the demo's)")
-    parser.add_argument("--config", default="jobs/configs/demo_cpu.yaml", help="model and batching to measure")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds over the dataset per loader (default 5)")
-    parser.add_argument("--steps", type=int, default=20, help="training steps (default 20)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="knobs of the config")
-    run_job(partial(_benchmark, parser.parse_args()))
+    parts = parser.add_subparsers(dest="part", metavar="loader | train", title="parts (default: both)")
+    loader = parts.add_parser("loader", help="reading, features, positions, waiting; beside other projects")
+    loader.add_argument("--utterances", type=_positive, default=2000, help="utterances to read (default 2000)")
+    loader.add_argument("--feature-utterances", type=_positive, default=256, help="to make features of (default 256)")
+    loader.add_argument("--rounds", type=_positive, default=7, help="rounds after a warm-up (default 7)")
+    loader.add_argument("--write", type=Path, metavar="FOLDER", help="also write DATE-loader.json and .md here")
+    train = parts.add_parser("train", help="loaders and training steps on a prepared dataset")
+    train.add_argument("--dataset", default="runs/demo/data/train", help="prepared dataset (default: the demo's)")
+    train.add_argument("--config", default="jobs/configs/demo_cpu.yaml", help="model and batching to measure")
+    train.add_argument("--rounds", type=_positive, default=5, help="rounds over the dataset per loader (default 5)")
+    train.add_argument("--steps", type=_positive, default=20, help="training steps (default 20)")
+    train.add_argument("--threads", type=_positive, default=1, help="torch threads (default 1)")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="knobs of the config")
+    arguments = parser.parse_args()
+    if arguments.part is None:
+        run_job(partial(_both, loader.parse_args([]), train.parse_args([])))
+    else:
+        run_job(partial(_loader if arguments.part == "loader" else _train, arguments))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Not torchvision: what mosaicml-streaming needs to be imported (see pyproject.toml)."""
