@@ -29,7 +29,7 @@ from jobs.benchmarks.features import (
     feature_contenders,
     speed_augment,
 )
-from jobs.benchmarks.peers import Peer, absent_peers, make_peers
+from jobs.benchmarks.peers import LOCAL_DATASET, Peer, absent_peers, make_peers
 from jobs.benchmarks.position import OURS, measure_positions
 from jobs.benchmarks.reading import SHARD_READER, SOURCE, TOUCHES, reading_contenders
 from jobs.benchmarks.timing import rates, ratio, run_in_turn
@@ -134,7 +134,7 @@ def _targets(reading: Any, features: Any, positions: Any) -> list[dict[str, Any]
     edges, every_line = reading["edges"]["ratios"], reading["every line"]["ratios"]
     wanted = [
         (f"reading: {mine} / {peer}, {touch}", least, ratios.get(f"{mine} / {peer}"))
-        for peer, least in (("WebDataset", 10.0), ("mosaicml-streaming", 2.0))
+        for peer, least in (("WebDataset", 10.0), ("mosaicml-streaming", 2.0), (LOCAL_DATASET, 2.0))
         for mine in (SHARD_READER, SOURCE)
         for touch, ratios in (("edges", edges), ("every line", every_line))
     ]
