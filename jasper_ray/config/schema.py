@@ -153,6 +153,8 @@ class RunConfig(StrictModel):
                 f"schedule.warmup_epochs + schedule.hold_epochs = {ramp_epochs} must be below "
                 f"training.epochs={self.training.epochs}: polynomial decay needs steps to decay over"
             )
+        if self.loader.backend == "dali" and self.augment.speed_method == "folded":
+            raise ValueError("augment.speed_method=folded needs loader.backend=torch: DALI takes resampled audio")
         if self.loader.device == "gpu" and self.loader.backend != "dali":
             raise ValueError("loader.device=gpu needs loader.backend=dali: the torch loader computes on the CPU")
         return self

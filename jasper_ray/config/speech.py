@@ -91,6 +91,9 @@ class AugmentConfig(StrictModel):
     """Fastest playing speed."""
     speed_discrete: bool = False
     """Draw speed_min, 1 or speed_max instead of any speed between them."""
+    speed_method: Literal["resample", "folded"] = "resample"
+    """`resample` by soxr; `folded` changes hop, window and mel bank instead: faster, a little less exact, and not known
+    to give the same word error rate (docs/speed-perturbation.md)."""
     speed_probability: float = Field(1.0, ge=0, le=1)
     """Share of utterances whose speed is changed."""
     freq_masks: int = Field(0, ge=0)

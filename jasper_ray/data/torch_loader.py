@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,14 +51,17 @@ class TorchLoader:
         Raises:
             DataError: It cannot be decoded, or has another length than the manifest says; names its id.
         """
-        decoded = decode_utterance(utterance, sample_rate_hz=self._features.sample_rate_hz)
-        waveform = torch.from_numpy(decoded)
-        if utterance.draws is None:
-            return self._filterbank(waveform)
-        noise = None
-        if self._features.dither:
-            noise = torch.from_numpy(dither_noise(len(decoded), utterance.draws.noise_offset))
-        return apply_masks(self._filterbank(waveform, noise), utterance.draws.masks)
+        draws, rate_hz = utterance.draws, self._features.sample_rate_hz
+        if draws is None:
+            return self._filterbank(torch.from_numpy(decode_utterance(utterance, sample_rate_hz=rate_hz)))
+        filterbank, num_frames, at_speed = self._filterbank, None, utterance
+        if draws.folded and utterance.sample_rate_hz == rate_hz and self._filterbank.can_fold(draws.speed):
+            filterbank = self._filterbank.folded(draws.speed)
+            num_frames = self._filterbank.num_frames(utterance.waveform_samples(rate_hz))
+            at_speed = replace(utterance, draws=replace(draws, speed=1.0))
+        waveform = torch.from_numpy(decode_utterance(at_speed, sample_rate_hz=rate_hz))
+        noise = torch.from_numpy(dither_noise(len(waveform), draws.noise_offset)) if self._features.dither else None
+        return apply_masks(filterbank(waveform, noise, num_frames), draws.masks)
 
     def collate(
         self, utterances: list[EncodedUtterance], features: list[Tensor], rows: RowShape | None = None
