@@ -1,6 +1,7 @@
 """Waveform -> normalised log-mel features, one utterance at a time: the reference that every other path must match.
 
-The features are those of NVIDIA's Jasper without DALI. Per utterance and not per batch because a batch does not fit the
+The features of one utterance are those of NVIDIA's Jasper without DALI; docs/features.md says how the two other
+flavours differ. Per utterance and not per batch because a batch does not fit the
 processor's cache: 3.2 times slower at 16 utterances (reference measurement, one CPU core).
 """
 
@@ -36,13 +37,14 @@ class Filterbank:
         self.min_samples = config.fft_size // 2 + 1
 
     def num_frames(self, num_samples: int) -> int:
-        """Feature frames of a waveform of so many samples, `ceil(N / hop)`."""
-        return -(-num_samples // self._config.hop_samples)
+        """Feature frames of a waveform of so many samples."""
+        return self._config.num_frames(num_samples)
 
     def can_fold(self, speed: float) -> bool:
         """Whether a playing speed can be folded into the spectrum: its hop and window are whole and fit."""
         hop = self._config.hop_samples * speed
-        return abs(hop - round(hop)) < 1e-6 and math.ceil(self._config.window_samples * speed) <= self._config.fft_size
+        fits = math.ceil(self._config.window_samples * speed) <= self._config.fft_size
+        return fits and abs(hop - round(hop)) < 1e-6 and self._config.flavour == "default"
 
     @lru_cache(maxsize=256)  # noqa: B019 - a loader keeps one filterbank as long as it lives
     def folded(self, speed: float) -> "Filterbank":
@@ -57,12 +59,15 @@ class Filterbank:
         # Not validated: at a low speed the mel bank reaches beyond half of the rate, where there is nothing to hear.
         return Filterbank(self._config.model_copy(update={"sample_rate_hz": rate_hz, "high_hz": high_hz}))
 
-    def __call__(self, waveform: Tensor, noise: Tensor | None = None, num_frames: int | None = None) -> Tensor:
+    def __call__(
+        self, waveform: Tensor, noise: Tensor | None = None, *, batch_samples: int = 0, num_frames: int | None = None
+    ) -> Tensor:
         """Normalised features.
 
         Args:
             waveform: `(N,)` float32 at the config's rate, full scale 1.
             noise: `(N,)` standard normal values for dither; none for evaluation and serving.
+            batch_samples: Longest waveform of the batch; only flavour `nvidia_torch` hears it, see `extended_length`.
             num_frames: Frames to make if not `num_frames(N)`; at most one less (folded speeds round differently).
 
         Returns:
@@ -70,10 +75,20 @@ class Filterbank:
         """
         if noise is not None:
             waveform = torch.add(waveform, noise, alpha=self._config.dither)
-        return self.normalize(self.log_mel(waveform)[:, :num_frames])
+        return self.normalize(self.log_mel(waveform, batch_samples=batch_samples)[:, :num_frames])
+
+    def extended_length(self, num_samples: int, batch_samples: int = 0) -> int:
+        """Samples of a waveform when zeros are appended as the features need.
+
+        Always up to `min_samples`. Flavour `nvidia_torch` pads waveforms to the longest of their batch before anything
+        else, so that the last frames see zeros and not a reflection; beyond one Fourier frame no frame sees more.
+        """
+        if self._config.flavour == "nvidia_torch":
+            num_samples = max(num_samples, min(batch_samples, num_samples + self._config.fft_size))
+        return max(num_samples, self.min_samples)
 
     @torch.no_grad()
-    def log_mel(self, waveform: Tensor) -> Tensor:
+    def log_mel(self, waveform: Tensor, *, batch_samples: int = 0) -> Tensor:
         """Log-mel energies `(F, T)` of a waveform `(N,)`, before normalisation.
 
         A waveform shorter than the reflected edge (`min_samples`) is continued with zeros up to that length; only the
@@ -85,8 +100,9 @@ class Filterbank:
         if waveform.dim() != 1 or len(waveform) == 0:
             raise ValueError(f"waveform must be (N,) with N > 0, got shape {tuple(waveform.shape)}: mix channels first")
         num_frames = self.num_frames(len(waveform))
-        if len(waveform) < self.min_samples:
-            waveform = torch.nn.functional.pad(waveform, (0, self.min_samples - len(waveform)))
+        num_extended = self.extended_length(len(waveform), batch_samples)
+        if len(waveform) < num_extended:
+            waveform = torch.nn.functional.pad(waveform, (0, num_extended - len(waveform)))
         signal = self._reflected(self._emphasized(waveform))
         frames = signal.unfold(0, self._config.fft_size, self._config.hop_samples)[:num_frames]
         energies = torch.empty(num_frames, self._config.num_mels)
@@ -95,6 +111,8 @@ class Filterbank:
             squares = torch.view_as_real(torch.fft.rfft(block * self._window)).square_()
             power = torch.add(squares[..., 0], squares[..., 1])
             torch.mm(power, self._mels_transposed, out=energies[start : start + BLOCK_FRAMES])
+        if self._config.flavour == "nvidia_dali":
+            return energies.clamp_(min=LOG_FLOOR).log_().T
         return energies.add_(LOG_FLOOR).log_().T
 
     @torch.no_grad()
@@ -108,14 +126,19 @@ class Filterbank:
         # Again, for the rounding of the mean: in silence it is all there is, and dividing by STD_FLOOR would show it.
         centred -= centred.mean(dims, keepdim=True)
         # By the norm of the centred values, not torch.std: 7 times faster, and as exact.
-        std = torch.linalg.vector_norm(centred, dim=dims, keepdim=True) / math.sqrt(max(num_values - 1, 1))
-        return centred.div_(std + STD_FLOOR)
+        norm = torch.linalg.vector_norm(centred, dim=dims, keepdim=True)
+        if self._config.flavour == "nvidia_dali":
+            std = norm / math.sqrt(num_values)
+            return centred.mul_((std > STD_FLOOR) / std.clamp_(min=STD_FLOOR))  # a bin that never changes is zero
+        return centred.div_(norm / math.sqrt(max(num_values - 1, 1)) + STD_FLOOR)
 
     def _emphasized(self, waveform: Tensor) -> Tensor:
         if self._config.preemphasis == 0:
             return waveform
         emphasized = waveform.clone()
         emphasized[1:].sub_(waveform[:-1], alpha=self._config.preemphasis)
+        if self._config.flavour == "nvidia_dali":
+            emphasized[0] -= self._config.preemphasis * waveform[0]
         return emphasized
 
     def _reflected(self, waveform: Tensor) -> Tensor:
@@ -125,6 +148,9 @@ class Filterbank:
 
 def make_window(config: FeatureConfig) -> Tensor:
     """Analysis window `(window_samples,)`, symmetric (first and last values are equal)."""
+    if config.flavour == "nvidia_dali":
+        phases = (torch.arange(config.window_samples, dtype=torch.float64) + 0.5) / config.window_samples
+        return (0.5 - 0.5 * torch.cos(2 * math.pi * phases)).float()
     if config.window == "hann":
         return torch.hann_window(config.window_samples, periodic=False)
     if config.window == "hamming":

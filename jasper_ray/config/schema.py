@@ -153,6 +153,11 @@ class RunConfig(StrictModel):
                 f"schedule.warmup_epochs + schedule.hold_epochs = {ramp_epochs} must be below "
                 f"training.epochs={self.training.epochs}: polynomial decay needs steps to decay over"
             )
+        if self.augment.speed_method == "folded" and self.features.flavour != "default":
+            raise ValueError(
+                f"augment.speed_method=folded needs features.flavour=default, got {self.features.flavour!r}: it is an "
+                "approximation of the default features only"
+            )
         if self.loader.backend == "dali" and self.augment.speed_method == "folded":
             raise ValueError("augment.speed_method=folded needs loader.backend=torch: DALI takes resampled audio")
         if self.loader.device == "gpu" and self.loader.backend != "dali":

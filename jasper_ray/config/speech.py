@@ -1,17 +1,22 @@
 """Knobs of what the model hears and writes: features, alphabet, augmentation."""
 
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from jasper_ray.config.strict import StrictModel
 
 ENGLISH_ALPHABET = " abcdefghijklmnopqrstuvwxyz'"
 
+Lengths = TypeVar("Lengths", int, np.ndarray)
+
 
 class FeatureConfig(StrictModel):
     """How a waveform becomes log-mel features. Training and serving share one instance through the bundle."""
 
+    flavour: Literal["default", "nvidia_torch", "nvidia_dali"] = "default"
+    """Whose details: this project's, or those of NVIDIA's featurizer or DALI pipeline, for models trained with them."""
     sample_rate_hz: int = Field(16000, ge=1000)
     """Rate that all audio is resampled to."""
     window_s: float = Field(0.02, gt=0)
@@ -19,7 +24,7 @@ class FeatureConfig(StrictModel):
     hop_s: float = Field(0.01, gt=0)
     """Step from one feature frame to the next."""
     window: Literal["hann", "hamming", "none"] = "hann"
-    """Shape of the analysis window (symmetric)."""
+    """Shape of the analysis window (symmetric; `nvidia_dali` has a Hann window half a sample further in)."""
     fft_size: int = Field(512, ge=2)
     """Points of the Fourier transform; the window is zero-padded to it."""
     num_mels: int = Field(64, ge=1)
@@ -46,6 +51,21 @@ class FeatureConfig(StrictModel):
     def hop_samples(self) -> int:
         """Samples from one frame to the next."""
         return round(self.hop_s * self.sample_rate_hz)
+
+    def num_frames(self, num_samples: Lengths) -> Lengths:
+        """Frames of waveforms of so many samples: one per begun hop; `nvidia_dali` has `floor(N / hop) + 1`."""
+        if self.flavour == "nvidia_dali":
+            return num_samples // self.hop_samples + 1
+        return -(-num_samples // self.hop_samples)
+
+    @model_validator(mode="after")
+    def _nvidias_dali_has_one_kind(self) -> Self:
+        if self.flavour == "nvidia_dali" and (self.window != "hann" or self.normalize != "per_feature"):
+            raise ValueError(
+                f"flavour=nvidia_dali has window=hann and normalize=per_feature only, as NVIDIA's DALI pipeline, got "
+                f"window={self.window} and normalize={self.normalize}: change them, or use flavour=nvidia_torch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _windows_fit(self) -> Self:

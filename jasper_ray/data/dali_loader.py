@@ -206,7 +206,8 @@ class FeatureGraph:
         pipeline = self._pipeline(dithered, len(utterances))
         anchors, shapes = _mask_inputs(utterances)
         pipeline.feed_input("audio", audio)
-        pipeline.feed_input("num_padded", [np.int32(max(n, self._filterbank.min_samples)) for n in lengths])
+        longest = max(lengths)
+        pipeline.feed_input("num_padded", [np.int32(self._filterbank.extended_length(n, longest)) for n in lengths])
         pipeline.feed_input("num_frames", [np.int32(n) for n in num_frames])
         pipeline.feed_input("mask_anchors", anchors)
         pipeline.feed_input("mask_shapes", shapes)
@@ -278,7 +279,8 @@ class FeatureGraph:
         waveform = fn.slice(waveform, 0, num_padded, axes=[0], out_of_bounds_policy="pad", fill_values=0.0)
         if config.preemphasis:
             # Zero border: the first sample stays as it is.
-            waveform = fn.preemphasis_filter(waveform, preemph_coeff=config.preemphasis, border="zero")
+            border = "clamp" if config.flavour == "nvidia_dali" else "zero"
+            waveform = fn.preemphasis_filter(waveform, preemph_coeff=config.preemphasis, border=border)
         power = fn.spectrogram(
             waveform,
             nfft=config.fft_size,
@@ -298,7 +300,8 @@ class FeatureGraph:
             mel_formula="slaney",
             normalize=True,
         )
-        return fn.slice(dali_math.log(mel + LOG_FLOOR), 0, num_frames, axes=[1])
+        floored = dali_math.max(mel, LOG_FLOOR) if config.flavour == "nvidia_dali" else mel + LOG_FLOOR
+        return fn.slice(dali_math.log(floored), 0, num_frames, axes=[1])
 
     def _normalized(self, log_mel: Any, num_frames: Any) -> Any:
         if self._features.normalize == "none":
@@ -308,6 +311,9 @@ class FeatureGraph:
         centred = centred - fn.reductions.mean(centred, axes=axes, keep_dims=True)  # for the rounding of the mean
         squares = fn.reductions.sum(centred * centred, axes=axes, keep_dims=True)
         num_values = num_frames * (1.0 if axes == [1] else float(self._features.num_mels))
+        if self._features.flavour == "nvidia_dali":
+            std = dali_math.sqrt(squares / self._on_device(num_values))
+            return centred * ((std > STD_FLOOR) / dali_math.max(std, STD_FLOOR))
         # One frame alone: its deviation is 0, not 0 / 0.
         divisor = self._on_device(dali_math.max(num_values - 1.0, 1.0))
         std = dali_math.sqrt(squares / divisor)

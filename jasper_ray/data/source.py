@@ -132,7 +132,7 @@ class UtteranceSource:
             epoch=epoch,
             utterances=rows,
             speeds=speeds,
-            num_frames=-(-num_samples // features.hop_samples),
+            num_frames=features.num_frames(num_samples),
             num_mels=features.num_mels,
         )
 

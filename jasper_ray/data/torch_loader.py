@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,6 +28,11 @@ class TorchLoader:
         self._filterbank = Filterbank(features)
         self._running: set[_Work] = set()
 
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the waveforms that features are made of."""
+        return self._features.sample_rate_hz
+
     def load(self, microbatches: Iterable[list[EncodedUtterance]], rows: RowShape | None = None) -> Iterator[Batch]:
         """See `BatchLoader.load`. Work starts when the first batch is asked for."""
         work = _Work(self, iter(microbatches), self._config, rows)
@@ -45,15 +51,16 @@ class TorchLoader:
         for work in list(self._running):
             work.close()
 
-    def make_features(self, utterance: EncodedUtterance) -> Tensor:
-        """Features `(F, T)` of one utterance with its draws.
+    def make_features(self, utterance: EncodedUtterance, *, batch_samples: int = 0) -> Tensor:
+        """Features `(F, T)` of one utterance with its draws; `batch_samples` as in `Filterbank`.
 
         Raises:
             DataError: It cannot be decoded, or has another length than the manifest says; names its id.
         """
         draws, rate_hz = utterance.draws, self._features.sample_rate_hz
         if draws is None:
-            return self._filterbank(torch.from_numpy(decode_utterance(utterance, sample_rate_hz=rate_hz)))
+            waveform = torch.from_numpy(decode_utterance(utterance, sample_rate_hz=rate_hz))
+            return self._filterbank(waveform, batch_samples=batch_samples)
         filterbank, num_frames, at_speed = self._filterbank, None, utterance
         if draws.folded and utterance.sample_rate_hz == rate_hz and self._filterbank.can_fold(draws.speed):
             filterbank = self._filterbank.folded(draws.speed)
@@ -61,7 +68,8 @@ class TorchLoader:
             at_speed = replace(utterance, draws=replace(draws, speed=1.0))
         waveform = torch.from_numpy(decode_utterance(at_speed, sample_rate_hz=rate_hz))
         noise = torch.from_numpy(dither_noise(len(waveform), draws.noise_offset)) if self._features.dither else None
-        return apply_masks(filterbank(waveform, noise, num_frames), draws.masks)
+        features = filterbank(waveform, noise, batch_samples=batch_samples, num_frames=num_frames)
+        return apply_masks(features, draws.masks)
 
     def collate(
         self, utterances: list[EncodedUtterance], features: list[Tensor], rows: RowShape | None = None
@@ -101,7 +109,9 @@ class _Work:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, utterances: list[EncodedUtterance]) -> Future[Batch]:
-        features = [self._pool.submit(self._loader.make_features, utterance) for utterance in utterances]
+        longest = max(utterance.waveform_samples(self._loader.sample_rate_hz) for utterance in utterances)
+        make = partial(self._loader.make_features, batch_samples=longest)
+        features = [self._pool.submit(make, utterance) for utterance in utterances]
         # The pool takes work in order, so when this waits for the features, each is done or under way in another
         # thread: it cannot wait for itself.
         return self._pool.submit(self._collate, utterances, features)

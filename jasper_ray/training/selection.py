@@ -68,7 +68,7 @@ def select_training_utterances(
 def encoder_frames(manifest: Manifest, *, features: FeatureConfig, model: ModelConfig, speed: float) -> np.ndarray:
     """`(num_utterances,)` encoder frames of every utterance when played at `speed`."""
     samples = resampled_length(manifest.num_samples, manifest.sample_rates_hz, features.sample_rate_hz, speed)
-    frames = -(-samples // features.hop_samples)
+    frames = features.num_frames(samples)
     for block in model.resolved_blocks:
         frames = (frames - 1) // block.stride + 1
     return np.asarray(frames, dtype=np.int64)

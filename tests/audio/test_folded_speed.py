@@ -92,3 +92,8 @@ def test_the_method_changes_no_draw() -> None:
 def test_dali_refuses_folded_speeds_before_a_run() -> None:
     with pytest.raises(ValueError, match=r"augment\.speed_method=folded needs loader\.backend=torch"):
         RunConfig.model_validate({"loader": {"backend": "dali"}, "augment": {"speed_method": "folded"}})
+
+
+def test_flavours_of_nvidia_refuse_folded_speeds() -> None:
+    with pytest.raises(ValueError, match=r"speed_method=folded needs features\.flavour=default, got 'nvidia_torch'"):
+        RunConfig.model_validate({"features": {"flavour": "nvidia_torch"}, "augment": {"speed_method": "folded"}})

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from jasper_ray.audio.decode import decode_audio
+from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.errors import BundleError
@@ -57,6 +59,34 @@ def test_alone_or_in_any_batch_a_waveform_has_the_same_transcript(bundle: Bundle
         assert [transcript.text for transcript in other] == texts
         assert [t.confidence for t in other] == pytest.approx([t.confidence for t in together], abs=1e-4)
     assert [transcript.duration_s for transcript in together] == [len(waveform) / 16000 for waveform in many]
+
+
+@pytest.mark.parametrize("flavour", ["nvidia_torch", "nvidia_dali"])
+def test_serving_hears_with_the_flavour_of_its_bundle(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flavour: str
+) -> None:
+    features = FeatureConfig.model_validate({**CONFIG.features.model_dump(), "flavour": flavour})
+    config = CONFIG.model_copy(update={"features": features})
+    save_bundle(tmp_path / "flavoured", config=config, weights=bundle.model.state_dict(), plain_weights=None)
+    heard: list[torch.Tensor] = []
+
+    def listen(self: Engine, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        heard.extend(row[:, :length] for row, length in zip(features, lengths.tolist(), strict=True))
+        return torch.zeros(len(features), 1, 9), torch.ones(len(features), dtype=torch.int64)
+
+    monkeypatch.setattr(Engine, "log_probs", listen)
+    many = waveforms([16000, 8001])
+    Transcriber.from_bundle(str(tmp_path / "flavoured")).transcribe(many)
+    for waveform, one in zip(many, heard, strict=True):
+        assert torch.equal(one, Filterbank(features)(torch.from_numpy(waveform)))
+    assert heard[0].shape[1] == (101 if flavour == "nvidia_dali" else 100)
+
+
+def test_a_bundle_from_before_flavours_has_the_default(bundle: Bundle, tmp_path: Path) -> None:
+    raw = json.loads((tmp_path / "bundle" / "config.json").read_text())
+    del raw["features"]["flavour"]
+    (tmp_path / "bundle" / "config.json").write_text(json.dumps(raw))
+    assert load_bundle(str(tmp_path / "bundle")).config.features.flavour == "default"
 
 
 def test_padding_changes_log_probs_by_less_than_1e_4(bundle: Bundle) -> None:
