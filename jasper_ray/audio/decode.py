@@ -126,6 +126,45 @@ def decode_audio(encoded: bytes | memoryview, *, sample_rate_hz: int, speed: flo
     return _resample(waveform, source_hz, sample_rate_hz, speed)
 
 
+def decode_stretch(encoded: bytes | memoryview, *, sample_rate_hz: int, start: float, num_samples: int) -> np.ndarray:
+    """A stretch of an audio file at a rate; where the file ends, it goes on from the beginning.
+
+    Args:
+        encoded: The file's bytes.
+        sample_rate_hz: Rate of the result.
+        start: Where the stretch begins, as a share of the file's length, in [0, 1).
+        num_samples: Length of the result.
+
+    Returns:
+        `(num_samples,)` float32, mean of the channels. Of a file longer than the stretch only that is decoded.
+
+    Raises:
+        AudioError: As `decode_audio`.
+    """
+    with _open(encoded) as file:
+        # One more for rounding: the resampled stretch must not be shorter than what is asked for.
+        needed = -(-num_samples * file.samplerate // sample_rate_hz) + 1
+        is_long = file.frames >= needed
+        first = int(start * file.frames) if is_long else 0
+        pieces = [(first, min(needed, file.frames - first)), (0, max(0, first + needed - file.frames))]
+        waveform = np.concatenate([_read_piece(file, *piece) for piece in pieces[: 2 if is_long else 1]])
+        source_hz = file.samplerate
+    _check_finite(waveform)
+    resampled = _resample(waveform, source_hz, sample_rate_hz, 1.0)
+    begin = 0 if is_long else int(start * len(resampled))
+    return np.resize(np.roll(resampled, -begin), num_samples)
+
+
+def _read_piece(file: soundfile.SoundFile, first: int, num_samples: int) -> np.ndarray:
+    """Mean of the channels over a piece of a file, float32."""
+    file.seek(first)
+    piece: np.ndarray = file.read(num_samples, dtype="float32", always_2d=True)
+    if len(piece) < num_samples and (file.format != "MP3" or len(piece) == 0):
+        raise AudioError(f"{file.format} audio is truncated: {first + len(piece)} of {file.frames} samples can be read")
+    mixed: np.ndarray = piece.mean(axis=1, dtype=np.float32)
+    return mixed
+
+
 def _resample(waveform: np.ndarray, from_hz: int, to_hz: int, speed: float) -> np.ndarray:
     if from_hz * speed == to_hz:
         return waveform

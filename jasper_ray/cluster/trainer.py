@@ -22,6 +22,7 @@ from jasper_ray.cluster.preparing import OnTheCluster
 from jasper_ray.cluster.worker import train_worker
 from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.schema import ClusterConfig, RunConfig
+from jasper_ray.data.interference import read_recordings
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.errors import CapacityError, JasperRayError
 from jasper_ray.storage import object_store
@@ -133,6 +134,8 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
     select_for(config)  # what is wrong with the data is said now, not by every worker
     if config.data.evaluation:
         read_datasets(config.data.evaluation, key="data.evaluation")
+    read_recordings(config.augment.noise, key="augment.noise")
+    read_recordings(config.augment.reverb, key="augment.reverb")
     require_capacity(config.cluster)
     with shown_on(display) as board, _signals_given_back():
         try:
@@ -152,10 +155,13 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     data = config.data.model_copy(
         update={"train": datasets(config.data.train), "evaluation": datasets(config.data.evaluation)}
     )
-    init_from = object_store.absolute(config.init_from) if config.init_from else None
-    return config.model_copy(
-        update={"output": object_store.absolute(config.output), "data": data, "init_from": init_from}
+    recordings = {"noise": config.augment.noise, "reverb": config.augment.reverb}
+    augment = config.augment.model_copy(
+        update={key: tuple(object_store.absolute(path) for path in paths) for key, paths in recordings.items()}
     )
+    init_from = object_store.absolute(config.init_from) if config.init_from else None
+    output = object_store.absolute(config.output)
+    return config.model_copy(update={"output": output, "data": data, "augment": augment, "init_from": init_from})
 
 
 def require_capacity(config: ClusterConfig) -> None:

@@ -28,6 +28,7 @@ class CorpusConfig(StrictModel):
         "table",
         "webdataset",
         "huggingface",
+        "folder",
         "synthetic",
     ] = "auto"
     """How the corpus is laid out; `auto` looks at the files."""

@@ -136,6 +136,22 @@ class AugmentConfig(StrictModel):
     """Cutout: widest rectangle, in mel bins."""
     cutout_max_frames: int = Field(5, ge=0)
     """Cutout: longest rectangle, in feature frames (10 ms)."""
+    noise: tuple[str, ...] = ()
+    """Datasets of noises (`jobs.prepare --audio-only`), one of which is added to an utterance."""
+    noise_probability: float = Field(0.5, ge=0, le=1)
+    """Share of utterances that noise is added to."""
+    noise_snr_min_db: float = Field(5.0, ge=-100, le=100)
+    """Loudest noise: power of the utterance over that of the noise."""
+    noise_snr_max_db: float = Field(20.0, ge=-100, le=100)
+    """Softest noise."""
+    reverb: tuple[str, ...] = ()
+    """Datasets of room impulse responses (`jobs.prepare --audio-only`), one of which an utterance sounds in."""
+    reverb_probability: float = Field(0.5, ge=0, le=1)
+    """Share of utterances that sound in a room."""
+    gain_min_db: float = Field(0.0, ge=-100, le=100)
+    """Softest: by how much the loudness of an utterance changes."""
+    gain_max_db: float = Field(0.0, ge=-100, le=100)
+    """Loudest."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
@@ -143,6 +159,8 @@ class AugmentConfig(StrictModel):
             ("speed_min", "speed_max"),
             ("freq_mask_min_bins", "freq_mask_max_bins"),
             ("time_mask_min_frames", "time_mask_max_frames"),
+            ("noise_snr_min_db", "noise_snr_max_db"),
+            ("gain_min_db", "gain_max_db"),
         ):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low}={getattr(self, low)} is above {high}={getattr(self, high)}")

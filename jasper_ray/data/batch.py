@@ -97,17 +97,23 @@ def make_batch(
 
 
 def decode_utterance(utterance: EncodedUtterance, *, sample_rate_hz: int) -> NDArray[np.float32]:
-    """The waveform `(N,)` of an utterance at a rate and its drawn speed.
+    """The waveform `(N,)` of an utterance at a rate, its drawn speed and in its drawn surroundings.
 
     Raises:
-        DataError: It cannot be decoded, or has another length than its manifest row says; names its id.
+        DataError: It, its noise or its room cannot be decoded, or it has another length than its manifest row says;
+            names its id.
     """
     try:
         waveform = decode_audio(utterance.audio, sample_rate_hz=sample_rate_hz, speed=utterance.speed)
     except ValueError as error:
         raise DataError(f"utterance {utterance.id!r}: {error}") from error
     check_length(utterance, len(waveform), sample_rate_hz=sample_rate_hz)
-    return waveform
+    if utterance.interference is None:
+        return waveform
+    try:
+        return utterance.interference.on(waveform, sample_rate_hz=sample_rate_hz)
+    except DataError as error:
+        raise DataError(f"utterance {utterance.id!r}: {error}") from error
 
 
 def check_length(utterance: EncodedUtterance, num_samples: int, *, sample_rate_hz: int) -> None:

@@ -128,12 +128,12 @@ class _Work:
 
 
 def encoded_at_rate(utterance: EncodedUtterance, sample_rate_hz: int) -> NDArray[np.uint8]:
-    """Bytes of an audio file at the right rate and speed: the utterance's own, or WAV of what soxr made of them.
+    """Bytes of an audio file as DALI takes it: the utterance's own, or WAV of it at the right rate, speed, in its room.
 
     Raises:
         DataError: It cannot be decoded; names its id.
     """
-    as_it_is = utterance.sample_rate_hz * utterance.speed == sample_rate_hz
+    as_it_is = utterance.sample_rate_hz * utterance.speed == sample_rate_hz and utterance.interference is None
     if as_it_is and bytes(utterance.audio[:4]) in DALI_SIGNATURES:
         return np.frombuffer(utterance.audio, np.uint8)
     waveform = decode_utterance(utterance, sample_rate_hz=sample_rate_hz)

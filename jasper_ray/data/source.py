@@ -1,24 +1,18 @@
 """(micro-batch of a plan, epoch) -> encoded audio, label ids and random draws of its utterances."""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from jasper_ray.audio.augment import UtteranceDraws, draw_speeds, draw_utterances
 from jasper_ray.audio.decode import resampled_length
 from jasper_ray.config.speech import AugmentConfig, FeatureConfig
+from jasper_ray.data.interference import Interference, InterferenceSource
 from jasper_ray.data.manifest import Manifest
-from jasper_ray.data.shards import ShardReader
+from jasper_ray.data.open_shards import OpenShards, ShardFetcher
 from jasper_ray.errors import DataError
 from jasper_ray.text.alphabet import Alphabet
-
-# Each open shard holds a memory map and maybe a file descriptor, of which a process often has no more than 1024.
-MAX_OPEN_SHARDS = 256
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,8 @@ class EncodedUtterance:
     labels: tuple[int, ...]
     draws: UtteranceDraws | None
     """None in evaluation: normal speed, no dither, no masks."""
+    interference: Interference | None = None
+    """Room, noise and gain, if any."""
 
     @property
     def speed(self) -> float:
@@ -46,13 +42,6 @@ class EncodedUtterance:
     def waveform_samples(self, sample_rate_hz: int) -> int:
         """Samples of the decoded waveform at that rate and the drawn speed."""
         return resampled_length(self.num_samples, self.sample_rate_hz, sample_rate_hz, self.speed)
-
-
-class ShardFetcher(Protocol):
-    """Where shards come from: a cache, or one that fetches them ahead."""
-
-    def fetch(self, uri: str, *, checksum: str = "") -> Path:
-        """The shard as a local file."""
 
 
 class UtteranceSource:
@@ -65,6 +54,11 @@ class UtteranceSource:
         augment: Random changes, or none for evaluation.
         seed: The run's seed.
         cache: Fetches shards from where they are stored.
+        recordings: Fetches those of noises and impulse responses, of which any may be needed at any time; default
+            `cache`.
+
+    Raises:
+        DataError: `augment` names a dataset of noises or impulse responses that is not there.
     """
 
     def __init__(
@@ -75,16 +69,15 @@ class UtteranceSource:
         augment: AugmentConfig | None,
         seed: int,
         cache: ShardFetcher,
+        recordings: ShardFetcher | None = None,
     ) -> None:
         self._manifest = manifest
         self._alphabet = alphabet
         self._features = features
         self._augment = augment
         self._seed = seed
-        self._cache = cache
-        self._checksums = {uri: manifest.checksum(shard) for shard, uri in enumerate(manifest.shards)}
-        self._shards: OrderedDict[str, ShardReader] = OrderedDict()
-        self._lock = threading.Lock()
+        self._shards = OpenShards(manifest, cache)
+        self._interference = None if augment is None else InterferenceSource(augment, seed, recordings or cache)
 
     def microbatch(self, indices: Sequence[int], epoch: int) -> list[EncodedUtterance]:
         """The utterances of some manifest rows, in that order, with their draws of that epoch.
@@ -98,18 +91,20 @@ class UtteranceSource:
         # Columns once for all rows, then plain Python: an array's elements one by one cost 10 times as much.
         columns = [manifest.shard_index[rows], manifest.rows[rows], manifest.sample_rates_hz[rows]]
         columns += [manifest.num_samples[rows]]
-        places = zip(rows.tolist(), *(column.tolist() for column in columns), self._draws(rows, epoch), strict=True)
+        chances = [self._draws(rows, epoch), self._surroundings(rows, epoch)]
+        places = zip(rows.tolist(), *(column.tolist() for column in columns), *chances, strict=True)
         return [
             EncodedUtterance(
                 index=row,
                 id=manifest.ids[row],
-                audio=self._shard(manifest.shards[shard]).audio(shard_row),
+                audio=self._shards.shard(manifest.shards[shard]).audio(shard_row),
                 sample_rate_hz=sample_rate_hz,
                 num_samples=num_samples,
                 labels=self._labels(row),
                 draws=draws,
+                interference=interference,
             )
-            for row, shard, shard_row, sample_rate_hz, num_samples, draws in places
+            for row, shard, shard_row, sample_rate_hz, num_samples, draws, interference in places
         ]
 
     def _labels(self, row: int) -> tuple[int, ...]:
@@ -136,27 +131,9 @@ class UtteranceSource:
             num_mels=features.num_mels,
         )
 
-    def _shard(self, uri: str) -> ShardReader:
-        """An open shard; the one unused for longest is let go when there are too many."""
-        with self._lock:
-            if uri not in self._shards:
-                self._shards[uri] = self._open(uri)
-                if len(self._shards) > MAX_OPEN_SHARDS:
-                    self._shards.popitem(last=False)
-            self._shards.move_to_end(uri)
-            return self._shards[uri]
-
-    def _open(self, uri: str) -> ShardReader:
-        while True:
-            path = self._cache.fetch(uri, checksum=self._checksums[uri])
-            try:
-                return ShardReader(path)
-            except DataError:
-                if path.exists():
-                    raise
-                # Another process dropped it just now: fetch it again.
+    def _surroundings(self, rows: np.ndarray, epoch: int) -> Sequence[Interference | None]:
+        return [None] * len(rows) if self._interference is None else self._interference.draw(rows, epoch)
 
     def forget(self, uri: str) -> None:
         """Let go of an open shard, so that its file can leave the disk; audio handed out before stays readable."""
-        with self._lock:
-            self._shards.pop(uri, None)
+        self._shards.forget(uri)

@@ -70,7 +70,9 @@ def build_data(config: RunConfig, selection: Selection, make_loader: Callable[[]
         evaluation_source = UtteranceSource(evaluation, alphabet, config.features, None, config.seed, cache)
     train = selection.manifest
     prefetcher = ShardPrefetcher(cache, max_held=config.data.window_shards)
-    train_source = UtteranceSource(train, alphabet, config.features, config.augment, config.seed, prefetcher)
+    train_source = UtteranceSource(
+        train, alphabet, config.features, config.augment, config.seed, prefetcher, recordings=cache
+    )
     plan = plan_run(config, train)
     return RunData(
         train=train,

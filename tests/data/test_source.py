@@ -106,7 +106,7 @@ def test_several_threads_may_read_at_once(manifest: Manifest, tmp_path: Path) ->
 def test_few_shards_stay_open_and_audio_outlives_its_shard(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jasper_ray.data.source.MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr("jasper_ray.data.open_shards.MAX_OPEN_SHARDS", 1)
     utterances = source(manifest, tmp_path).microbatch([0, 5, 0, 3, 5], epoch=0)
     assert [bytes(utterance.audio) for utterance in utterances] == [encoded(index) for index in (0, 5, 0, 3, 5)]
 

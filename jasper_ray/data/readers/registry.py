@@ -8,6 +8,7 @@ from jasper_ray.config.data import CorpusConfig
 from jasper_ray.data.download import LoggedProgress, Progress
 from jasper_ray.data.librispeech_archives import fetch_subset, is_by_name, subsets_of
 from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.data.readers.folder import read_folder
 from jasper_ray.data.readers.huggingface import is_huggingface, read_huggingface
 from jasper_ray.data.readers.jsonl import is_jsonl, read_jsonl
 from jasper_ray.data.readers.kaldi import is_kaldi, read_kaldi
@@ -40,6 +41,8 @@ FORMATS: Mapping[str, CorpusFormat] = {
     "table": CorpusFormat(is_table, read_table),
     "webdataset": CorpusFormat(is_webdataset, read_webdataset),
     "huggingface": CorpusFormat(is_huggingface, read_huggingface),
+    # Only by its name: speech whose transcripts were not found must not pass for a corpus without any.
+    "folder": CorpusFormat(lambda source: False, read_folder),
 }
 """By name, in the order in which they are tried."""
 

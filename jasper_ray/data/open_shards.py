@@ -1,0 +1,60 @@
+"""The shards of a dataset that are open at the moment, for reading single rows from any thread."""
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol
+
+from jasper_ray.data.manifest import Manifest
+from jasper_ray.data.shards import ShardReader
+from jasper_ray.errors import DataError
+
+# Each open shard holds a memory map and maybe a file descriptor, of which a process often has no more than 1024.
+MAX_OPEN_SHARDS = 256
+
+
+class ShardFetcher(Protocol):
+    """Where shards come from: a cache, or one that fetches them ahead."""
+
+    def fetch(self, uri: str, *, checksum: str = "") -> Path:
+        """The shard as a local file."""
+
+
+class OpenShards:
+    """Opens shards when they are needed; the one unused for longest is let go when there are too many."""
+
+    def __init__(self, manifest: Manifest, cache: ShardFetcher) -> None:
+        self._cache = cache
+        self._checksums = {uri: manifest.checksum(shard) for shard, uri in enumerate(manifest.shards)}
+        self._shards: OrderedDict[str, ShardReader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def shard(self, uri: str) -> ShardReader:
+        """An open shard.
+
+        Raises:
+            DataError: It is damaged.
+            StorageError: It cannot be fetched.
+        """
+        with self._lock:
+            if uri not in self._shards:
+                self._shards[uri] = self._open(uri)
+                if len(self._shards) > MAX_OPEN_SHARDS:
+                    self._shards.popitem(last=False)
+            self._shards.move_to_end(uri)
+            return self._shards[uri]
+
+    def forget(self, uri: str) -> None:
+        """Let go of an open shard, so that its file can leave the disk; audio handed out before stays readable."""
+        with self._lock:
+            self._shards.pop(uri, None)
+
+    def _open(self, uri: str) -> ShardReader:
+        while True:
+            path = self._cache.fetch(uri, checksum=self._checksums[uri])
+            try:
+                return ShardReader(path)
+            except DataError:
+                if path.exists():
+                    raise
+                # Another process dropped it just now: fetch it again.
