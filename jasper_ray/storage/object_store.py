@@ -7,6 +7,7 @@ growing pauses; those that stay, and all others, end in a `StorageError` that sa
 said and what to do.
 """
 
+import ctypes
 import io
 import os
 import shutil
@@ -32,9 +33,6 @@ PIECE_BYTES = 8 << 20
 """Read at a time of a file that is uploaded."""
 NUM_UPLOADS = 8
 """At a time in a process; more wait."""
-
-_never_completed: list[Any] = []
-"""Streams of uploads whose file could not be read to its end; dropping one would put what it has."""
 
 
 def is_local(uri: str) -> bool:
@@ -281,12 +279,13 @@ def _put(local: Path, filesystem: pafs.FileSystem, path: str) -> None:
             try:
                 piece = source.read(PIECE_BYTES)
             except OSError:
-                _never_completed.append(stream)
+                # For ever: dropping the stream, be it at the end of the process, would put what it has.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
                 raise
             if not piece:
                 break
             stream.write(piece)
-        stream.close()  # says what went wrong in the background
+        stream.close()
 
 
 def _look(uri: str) -> pafs.FileInfo:

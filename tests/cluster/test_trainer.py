@@ -74,7 +74,11 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
         {e["global_step"]: e["loss"] for e in read_log(run.output) if e["event"] == "progress"}
         for run in (whole, config)
     ]
-    assert pairs[1] == pytest.approx(pairs[0], rel=1e-3)
+    # Sums in another order differ by 1e-7 at first and by 1e-3 after 40 steps: each step builds on the one before.
+    assert pairs[1] == pytest.approx(pairs[0], rel=5e-3)
+    assert {step: pairs[1][step] for step in range(1, 9)} == pytest.approx(
+        {step: pairs[0][step] for step in range(1, 9)}, rel=1e-4
+    )
 
 
 @pytest.mark.usefixtures("cluster")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,14 +46,20 @@ def submit(dashboard: str) -> Submit:
 
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [RAY, "job", "submit", "--address", dashboard, "--submission-id", name, "--working-dir", ".", "--"]
-        return subprocess.run(
-            [*command, "python", "-m", "jobs.train", *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, "RAY_ADDRESS": ""},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        deadline_s = time.monotonic() + 60
+        while True:
+            result = subprocess.run(
+                [*command, "python", "-m", "jobs.train", *arguments],
+                cwd=REPOSITORY,
+                env={**os.environ, "RAY_ADDRESS": ""},
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+            # The dashboard answers before the agent that takes jobs is up.
+            if "No available agent" not in result.stderr or time.monotonic() > deadline_s:
+                return result
+            time.sleep(1)
 
     return run
 
