@@ -69,3 +69,25 @@ def test_a_wrong_option_ends_with_the_reason_and_writes_nothing(
     status, last = run(monkeypatch, capsys, corpus, corpus.parent / "d", *options)
     assert status == 1 and last.startswith("error: ") and reason in last
     assert not (corpus.parent / "d").exists()
+
+
+def test_bad_files_are_left_out_and_reported_and_strict_refuses_them_with_the_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], corpus: Path
+) -> None:
+    bad = {"cut.flac": (corpus / "0.wav").read_bytes()[:300], "empty.wav": b"", "text.wav": b"<b>no sound</b>"}
+    for name, content in bad.items():
+        (corpus / name).write_bytes(content)
+    with (corpus / "manifest.jsonl").open("a") as manifest:
+        for name in bad:
+            manifest.write(json.dumps({"audio": name, "text": "ab", "id": name, "split": "a"}) + "\n")
+    status, last = run(monkeypatch, capsys, corpus, corpus.parent / "d", "--alphabet", "ab")
+    told = json.loads(last)
+    assert status == 0 and told["num_utterances"] == 6
+    assert {item["id"] for item in told["rejected"]} == bad.keys()
+    report = json.loads((corpus.parent / "d" / "report.json").read_text())
+    assert report["rejected"] == told["rejected"] and report["rejected_by_kind"] == {"audio cannot be read": 3}
+    page = (corpus.parent / "d" / "report.html").read_text()
+    assert all(name in page for name in bad) and "&lt;b&gt;no sound" in page and "<b>no sound" not in page
+    status, last = run(monkeypatch, capsys, corpus, corpus.parent / "e", "--alphabet", "ab", "--strict")
+    assert status == 1 and "3 utterances" in last and all(name in last for name in bad)
+    assert not (corpus.parent / "e" / "manifest.parquet").exists()
