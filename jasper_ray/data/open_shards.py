@@ -8,9 +8,12 @@ from typing import Protocol
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.shards import ShardReader
 from jasper_ray.errors import DataError
+from jasper_ray.storage import object_store
 
 # Each open shard holds a memory map and maybe a file descriptor, of which a process often has no more than 1024.
 MAX_OPEN_SHARDS = 256
+NUM_FETCHES = 5
+"""Of a shard that other processes drop from the cache before it is open."""
 
 
 class ShardFetcher(Protocol):
@@ -50,11 +53,12 @@ class OpenShards:
             self._shards.pop(uri, None)
 
     def _open(self, uri: str) -> ShardReader:
-        while True:
+        for _ in range(NUM_FETCHES - 1):
             path = self._cache.fetch(uri, checksum=self._checksums[uri])
             try:
                 return ShardReader(path)
             except DataError:
-                if path.exists():
+                if path.exists() or object_store.is_local(uri):
                     raise
                 # Another process dropped it just now: fetch it again.
+        return ShardReader(self._cache.fetch(uri, checksum=self._checksums[uri]))

@@ -10,6 +10,7 @@ import soundfile
 from jasper_ray.audio.augment import draw_speeds
 from jasper_ray.config.speech import ENGLISH_ALPHABET, AugmentConfig, FeatureConfig
 from jasper_ray.data.manifest import Manifest
+from jasper_ray.data.open_shards import OpenShards
 from jasper_ray.data.shards import ShardWriter
 from jasper_ray.data.source import UtteranceSource
 from jasper_ray.errors import DataError
@@ -115,3 +116,33 @@ def test_a_transcript_outside_the_alphabet_is_named(manifest: Manifest, tmp_path
     foreign = dataclasses.replace(manifest, texts=["ä", *TEXTS[1:]])
     with pytest.raises(DataError, match=r"'utt-0'.*\['ä'\]"):
         source(foreign, tmp_path).microbatch([1, 0], epoch=0)
+
+
+def test_a_local_shard_that_is_gone_is_named_and_not_waited_for(manifest: Manifest, tmp_path: Path) -> None:
+    Path(manifest.shards[1]).unlink()
+    row = int(np.flatnonzero(manifest.shard_index == 1)[0])
+    with pytest.raises(DataError, match=r"00001\.arrow cannot be read as a shard"):
+        source(manifest, tmp_path).microbatch([row], 0)
+
+
+@pytest.mark.parametrize(("num_drops", "is_read"), [(2, True), (1000, False)])
+def test_a_shard_that_other_processes_drop_is_fetched_again_but_not_for_ever(
+    manifest: Manifest, tmp_path: Path, num_drops: int, is_read: bool
+) -> None:
+    class Dropping:
+        """A cache whose first so many shards are gone again before they can be opened."""
+
+        num_fetches = 0
+
+        def fetch(self, uri: str, *, checksum: str = "") -> Path:
+            self.num_fetches += 1
+            return tmp_path / "gone" if self.num_fetches <= num_drops else Path(manifest.shards[0])
+
+    remote = dataclasses.replace(manifest, shards=[f"s3://bucket/{n}" for n in range(len(manifest.shards))])
+    cache = Dropping()
+    shards = OpenShards(remote, cache)
+    if is_read:
+        assert bytes(shards.shard("s3://bucket/0").audio(0)) == encoded(0) and cache.num_fetches == num_drops + 1
+    else:
+        with pytest.raises(DataError, match="gone cannot be read as a shard"):
+            shards.shard("s3://bucket/0")
