@@ -16,7 +16,7 @@ from jasper_ray.config.data import PreparationConfig
 from jasper_ray.data.readers.corpus import CorpusUtterance
 from jasper_ray.data.shards import ShardRow, put_shard, shard_name
 from jasper_ray.data.usability import Rejection, Usable, examine
-from jasper_ray.errors import DataError, StorageError
+from jasper_ray.errors import DataError
 from jasper_ray.storage import object_store
 from jasper_ray.text.alphabet import Alphabet
 
@@ -79,11 +79,9 @@ def make_shard(task: ShardTask, *, num_threads: int) -> ShardRecord:
     usable: list[Usable] = []
     rejections: list[Rejection] = []
     with ThreadPoolExecutor(num_threads, thread_name_prefix="prepare") as threads:
-        for item in _flat(threads.map(lambda u: examine(u, alphabet=alphabet, config=task.config), task.utterances)):
-            if isinstance(item, Rejection):
-                rejections.append(item)
-            else:
-                usable.append(item)
+        for items in threads.map(lambda u: examine(u, alphabet=alphabet, config=task.config), task.utterances):
+            usable += [item for item in items if isinstance(item, Usable)]
+            rejections += [item for item in items if isinstance(item, Rejection)]
     checksum = ""
     if usable:
         checksum = put_shard(
@@ -103,25 +101,26 @@ def make_shard(task: ShardTask, *, num_threads: int) -> ShardRecord:
 
 
 def read_record(target: str, number: int) -> ShardRecord | None:
-    """The record of a shard, or none if there is none that can be read."""
+    """The record of a shard, or none if there is none, or something else in its place.
+
+    Raises:
+        StorageError: The store does not say.
+    """
     uri = _record_uri(target, number)
     if not object_store.exists(uri):
         return None
+    content = object_store.read_bytes(uri)
     try:
-        told = json.loads(object_store.read_bytes(uri))
+        told = json.loads(content)
         told["rejections"] = tuple(Rejection(*told_one) for told_one in told["rejections"])
         return ShardRecord(**told, found=True)
-    except (ValueError, TypeError, KeyError, StorageError):  # written by something else; it is made again
+    except (ValueError, TypeError, KeyError):  # written by something else; it is made again
         return None
 
 
 def delete_records(target: str) -> None:
     """Forget what was done: the dataset is complete."""
     object_store.delete_tree(object_store.join(target, PARTS_FOLDER))
-
-
-def _flat(lists: Iterable[list[Usable] | list[Rejection]]) -> Iterator[Usable | Rejection]:
-    return (item for items in lists for item in items)
 
 
 def _row(item: Usable) -> dict[str, Any]:

@@ -49,10 +49,10 @@ class _Refused(Exception):
     """Why an utterance is left out: kind and reason."""
 
 
-def examine(
-    utterance: CorpusUtterance, *, alphabet: Alphabet, config: PreparationConfig
-) -> list[Usable] | list[Rejection]:
-    """What becomes of an utterance: itself and its copies at other speeds, or one reason why it is left out.
+def examine(utterance: CorpusUtterance, *, alphabet: Alphabet, config: PreparationConfig) -> list[Usable | Rejection]:
+    """What becomes of an utterance: itself, then its copies at other speeds, each with the reason if it is left out.
+
+    The copies of an utterance that cannot be used at all are not spoken of.
 
     Raises:
         DataError: Its audio cannot be read: a fault of the disk or the corpus, not of this utterance.
@@ -62,13 +62,14 @@ def examine(
         encoded = readable_audio(utterance.audio.read())
         info = audio_info(encoded)
         waveform = decode_audio(encoded, sample_rate_hz=info.sample_rate_hz)
-        _check_audio(text, waveform, info, config)
+        if not np.any(waveform):
+            raise _Refused("silence", "the audio is digital silence")
     except AudioError as error:
         return [Rejection(utterance.id, "audio cannot be read", str(error))]
     except _Refused as refused:
         return [Rejection(utterance.id, *refused.args)]
     original = Usable(utterance.id, encoded, utterance.path, text, utterance.speaker, info)
-    return [original, *_copies(original, config)]
+    return [_within_limits(version, config) for version in (original, *_copies(original, config))]
 
 
 def _text(utterance: CorpusUtterance, alphabet: Alphabet, config: PreparationConfig) -> str:
@@ -91,20 +92,18 @@ def _text(utterance: CorpusUtterance, alphabet: Alphabet, config: PreparationCon
     return text
 
 
-def _check_audio(text: str, waveform: np.ndarray, info: AudioInfo, config: PreparationConfig) -> None:
-    if not np.any(waveform):
-        raise _Refused("silence", "the audio is digital silence")
-    if info.duration_s < config.min_duration_s:
-        raise _Refused(
-            "too short", f"it lasts {info.duration_s:g} s, at least {config.min_duration_s:g} s are asked for"
-        )
-    if config.max_duration_s is not None and info.duration_s > config.max_duration_s:
-        raise _Refused("too long", f"it lasts {info.duration_s:g} s, at most {config.max_duration_s:g} s are asked for")
-    if len(text) > info.duration_s * config.max_characters_per_s:
-        raise _Refused(
-            "too short for its transcript",
-            f"it lasts {info.duration_s:g} s, too short for a transcript of {len(text)} characters",
-        )
+def _within_limits(version: Usable, config: PreparationConfig) -> Usable | Rejection:
+    duration_s, text = version.info.duration_s, version.text
+    if duration_s < config.min_duration_s:
+        reason = f"it lasts {duration_s:g} s, at least {config.min_duration_s:g} s are asked for"
+        return Rejection(version.id, "too short", reason)
+    if config.max_duration_s is not None and duration_s > config.max_duration_s:
+        reason = f"it lasts {duration_s:g} s, at most {config.max_duration_s:g} s are asked for"
+        return Rejection(version.id, "too long", reason)
+    if len(text) > duration_s * config.max_characters_per_s:
+        reason = f"it lasts {duration_s:g} s, too short for a transcript of {len(text)} characters"
+        return Rejection(version.id, "too short for its transcript", reason)
+    return version
 
 
 def _copies(original: Usable, config: PreparationConfig) -> Iterator[Usable]:

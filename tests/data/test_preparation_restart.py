@@ -14,6 +14,8 @@ from jasper_ray.config.data import CorpusConfig, PreparationConfig
 from jasper_ray.data.preparation import PreparationReport, prepare_dataset, shard_tasks
 from jasper_ray.data.readers.registry import read_corpus
 from jasper_ray.data.shard_task import make_shard
+from jasper_ray.errors import StorageError
+from jasper_ray.storage import object_store
 
 CONFIG = PreparationConfig(shard_mb=0.02)
 # Six shards: six puts of shards, six of records, report, page, manifest.
@@ -134,3 +136,17 @@ def test_two_preparations_of_one_target_at_once_do_not_disturb_each_other(
     both = [subprocess.Popen(never) for _ in range(2)]
     assert [process.wait(timeout=60) for process in both] == [0, 0]
     assert tree(tmp_path / "d") == undisturbed
+
+
+def test_a_store_that_does_not_give_a_record_is_an_error_and_no_reason_to_start_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "00000.json").write_text("{}")
+
+    def fail(uri: str) -> bytes:
+        raise StorageError(f"{uri}: the store is on strike")
+
+    monkeypatch.setattr(object_store, "read_bytes", fail)
+    with pytest.raises(StorageError, match=r"00000\.json: the store is on strike"):
+        prepare(corpus, tmp_path)

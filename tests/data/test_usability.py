@@ -19,7 +19,7 @@ def audio(num_samples: int = 16000, rate_hz: int = 16000, container: str = "FLAC
     return buffer.getvalue()
 
 
-def look(content: bytes, text: str = "hello there", **options: object) -> list[Usable] | list[Rejection]:
+def look(content: bytes, text: str = "hello there", **options: object) -> list[Usable | Rejection]:
     utterance = CorpusUtterance("u", AudioBytes(content), "u.flac", text, "s")
     return examine(utterance, alphabet=Alphabet(ENGLISH_ALPHABET), config=PreparationConfig(**options))
 
@@ -59,6 +59,16 @@ def test_copies_at_other_speeds_stand_beside_the_untouched_original() -> None:
         waveform = decode_audio(copy.audio, sample_rate_hz=8000)
         spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform))))
         assert spectrum.argmax() * 8000 / len(waveform) == pytest.approx(440 * speed, abs=1.5)
+
+
+def test_limits_hold_for_copies_at_other_speeds_too() -> None:
+    limits = {"speeds": (0.9, 1.1), "max_duration_s": 1.05, "max_characters_per_s": 11.5}
+    original, slow, fast = look(audio(), **limits)
+    assert isinstance(original, Usable)
+    assert isinstance(slow, Rejection) and (slow.id, slow.kind) == ("u-sp0.9", "too long")
+    assert isinstance(fast, Rejection) and (fast.id, fast.kind) == ("u-sp1.1", "too short for its transcript")
+    (rejection,) = look(audio(), min_duration_s=1.2, speeds=(0.9,), max_duration_s=None)[:1]
+    assert isinstance(rejection, Rejection) and rejection.kind == "too short"
 
 
 def test_recordings_without_words_are_usable_when_only_audio_is_asked_for() -> None:
