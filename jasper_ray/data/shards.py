@@ -18,7 +18,6 @@ from jasper_ray.storage import object_store
 
 AUDIO = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("audio", AUDIO), ("text", pa.string())])
-SHARD_BYTES = 256_000_000
 
 
 class ShardRow(NamedTuple):
@@ -28,36 +27,6 @@ class ShardRow(NamedTuple):
     audio: bytes
     path: str
     text: str
-
-
-class ShardWriter:
-    """Fills shards one after another; each is put whole or not at all.
-
-    Args:
-        dataset: Folder of the dataset, local or remote.
-        shard_bytes: A shard is closed when its audio has reached so many bytes.
-    """
-
-    def __init__(self, dataset: str, *, shard_bytes: int = SHARD_BYTES) -> None:
-        self._dataset = dataset
-        self._shard_bytes = shard_bytes
-        self._rows: list[ShardRow] = []
-        self._bytes = 0
-        self._number = 0
-
-    def add(self, utterance_id: str, audio: bytes, path: str, text: str) -> tuple[str, int]:
-        """Add an utterance; returns the name of its shard and its row there."""
-        if self._bytes >= self._shard_bytes:
-            self.close()
-        self._rows.append(ShardRow(utterance_id, audio, path, text))
-        self._bytes += len(audio)
-        return shard_name(self._number), len(self._rows) - 1
-
-    def close(self) -> None:
-        """Put the last shard."""
-        if self._rows:
-            put_shard(self._dataset, self._number, self._rows)
-            self._rows, self._bytes, self._number = [], 0, self._number + 1
 
 
 def put_shard(dataset: str, number: int, rows: Sequence[ShardRow]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from jasper_ray.data.manifest import Manifest, Utterance, manifest_of, read_manifest, write_manifest
-from jasper_ray.data.shards import ShardWriter
+from jasper_ray.data.shards import ShardRow, put_shard, shard_name
 
 RATE_HZ = 16000
 SHARD_BYTES = 64_000_000
@@ -63,8 +63,10 @@ def make_corpus(folder: Path, num_utterances: int) -> BenchmarkCorpus:
     source = _noise() if speech is None else _librispeech(speech)
     originals = [pair for _, pair in zip(range(num_utterances), source, strict=False)]
     (folder / "files").mkdir(parents=True)
+    dataset = str(folder / "dataset")
     utterances, files, rows = [], [], []
-    writer = ShardWriter(str(folder / "dataset"), shard_bytes=SHARD_BYTES)
+    shard: list[ShardRow] = []
+    shard_number = 0
     for number in range(num_utterances):
         waveform, text = originals[number % len(originals)]
         again = number // len(originals)
@@ -72,14 +74,17 @@ def make_corpus(folder: Path, num_utterances: int) -> BenchmarkCorpus:
         spoken = Spoken(f"utt-{number:06d}", text, audio, len(waveform))
         path = folder / "files" / f"{spoken.id}.flac"
         path.write_bytes(audio)
-        shard, row = writer.add(spoken.id, audio, path.name, text)
-        rows.append(Utterance(spoken.id, text, len(waveform) / RATE_HZ, len(waveform), RATE_HZ, "", shard, row))
+        place = shard_name(shard_number), len(shard)
+        rows.append(Utterance(spoken.id, text, len(waveform) / RATE_HZ, len(waveform), RATE_HZ, "", *place))
+        shard.append(ShardRow(spoken.id, audio, path.name, text))
+        if number == num_utterances - 1 or sum(len(row.audio) for row in shard) >= SHARD_BYTES:
+            put_shard(dataset, shard_number, shard)
+            shard, shard_number = [], shard_number + 1
         utterances.append(spoken)
         files.append(path)
-    writer.close()
-    write_manifest(str(folder / "dataset"), manifest_of(rows))
+    write_manifest(dataset, manifest_of(rows))
     kind = "noise" if speech is None else f"{len(originals)} utterances of LibriSpeech, repeated with a cut elsewhere"
-    return BenchmarkCorpus(kind, utterances, files, read_manifest(str(folder / "dataset")))
+    return BenchmarkCorpus(kind, utterances, files, read_manifest(dataset))
 
 
 def _librispeech(folder: Path) -> Iterator[tuple[np.ndarray, str]]:
