@@ -2,20 +2,13 @@ import math
 from pathlib import Path
 
 import pytest
-from tones import prepare_tones, run_workers, tone_config
+from tones import run_workers, tone_config
 
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.errors import DataError, NonFiniteError, ResumeError
 from jasper_ray.model.bundle import load_bundle
 from jasper_ray.training.checkpoint import find_checkpoints
 from jasper_ray.training.report import read_log
-
-
-@pytest.fixture(scope="module")
-def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("tones")
-    prepare_tones(root)
-    return root
 
 
 @pytest.fixture(scope="module")

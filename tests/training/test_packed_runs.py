@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from tones import prepare_tones, run_workers, tone_config
+from tones import run_workers, tone_config
 
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.training.checkpoint import find_checkpoints
@@ -14,13 +14,6 @@ PACKED = [
     "batching.gap_seconds=0.12",  # the model of tones.yaml needs 0.06
     "model.batch_norm_padding=exclude",
 ]
-
-
-@pytest.fixture(scope="module")
-def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("tones")
-    prepare_tones(root)
-    return root
 
 
 @pytest.fixture(scope="module")
