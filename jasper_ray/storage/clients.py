@@ -76,8 +76,8 @@ def _s3(endpoint: str | None, region: str | None, allowed: Limits) -> pafs.FileS
         region=region or ("us-east-1" if host else None),
         connect_timeout=allowed.connect_timeout_s,
         request_timeout=allowed.request_timeout_s,
-        # Uploads run in threads of ours. Those of pyarrow 26 now and then never tell `close` that they are done (seen
-        # once in some ten runs of the tests, 2026-11), and then it waits for ever.
+        # Uploads run in threads of ours. With pyarrow 26's own, `close` sometimes waited for ever for one to be done
+        # (seen twice in runs of the tests, 2026-11, as a stack in ObjectOutputStream::Close).
         background_writes=False,
         allow_delayed_open=True,  # a small object is one request, not three
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=CLIENT_ATTEMPTS),

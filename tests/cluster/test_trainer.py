@@ -74,10 +74,11 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
         {e["global_step"]: e["loss"] for e in read_log(run.output) if e["event"] == "progress"}
         for run in (whole, config)
     ]
-    # Sums in another order differ by 1e-7 at first and by 1e-3 after 40 steps: each step builds on the one before.
+    # Sums in another order; each step builds on the one before. Measured (2026-11, 2 CPU cores), relative: 6e-8 at
+    # step 2, 5e-7 at step 8, 9e-5 at step 24, 1.5e-3 at step 40.
     assert pairs[1] == pytest.approx(pairs[0], rel=5e-3)
     assert {step: pairs[1][step] for step in range(1, 9)} == pytest.approx(
-        {step: pairs[0][step] for step in range(1, 9)}, rel=1e-4
+        {step: pairs[0][step] for step in range(1, 9)}, rel=1e-5
     )
 
 
