@@ -15,19 +15,27 @@ from jasper_ray.config.data import DataConfig, DatasetConfig, LoaderConfig
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.plan import plan_evaluation
 from jasper_ray.data.source import UtteranceSource
+from jasper_ray.decoding.decoder import TextDecoder, build_decoder
 from jasper_ray.model.bundle import Bundle, load_bundle
 from jasper_ray.storage import object_store
 from jasper_ray.storage.shard_cache import ShardCache
 from jasper_ray.training.assembly import read_datasets
 from jasper_ray.training.evaluate import Evaluation, evaluate
 from jasper_ray.training.world import World
+from jobs.decoding import add_decoding_options, read_decoding
 from jobs.entry import run_job
 
 
 def evaluate_bundle(
-    bundle: Bundle, manifest: Manifest, *, loader: LoaderConfig, device: torch.device, seconds_per_batch: float
+    bundle: Bundle,
+    manifest: Manifest,
+    *,
+    loader: LoaderConfig,
+    device: torch.device,
+    seconds_per_batch: float,
+    decoder: TextDecoder | None = None,
 ) -> Evaluation:
-    """Decode every utterance of a manifest with a bundle's deployed weights."""
+    """Decode every utterance of a manifest with a bundle's deployed weights, greedily by default."""
     data = DataConfig()
     cache = ShardCache(Path(data.cache_dir).expanduser(), int(data.cache_max_gb * 1e9))
     source = UtteranceSource(manifest, bundle.alphabet, bundle.config.features, None, 0, cache)
@@ -40,6 +48,7 @@ def evaluate_bundle(
             references=manifest.texts,
             alphabet=bundle.alphabet,
             world=World(device=device),
+            decoder=decoder,
         )
     finally:
         features.close()
@@ -67,6 +76,7 @@ def main() -> None:
         "--batch-seconds", type=float, default=160.0, help="padded seconds of audio in a batch (default 160)"
     )
     parser.add_argument("--predictions", metavar="FILE", help="write id, reference and hypothesis as JSON lines")
+    add_decoding_options(parser)
     arguments = parser.parse_args()
     run_job(partial(_evaluate, arguments))
 
@@ -76,13 +86,18 @@ def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
     paths: Sequence[str] = arguments.datasets
     manifest = read_datasets([DatasetConfig(path=path) for path in paths], key="DATASET")
     bundle = load_bundle(arguments.bundle, device=arguments.device, plain_weights=arguments.plain_weights)
-    evaluation = evaluate_bundle(
-        bundle,
-        manifest,
-        loader=LoaderConfig(backend=arguments.loader, num_threads=arguments.threads),
-        device=torch.device(arguments.device),
-        seconds_per_batch=arguments.batch_seconds,
-    )
+    decoder = build_decoder(read_decoding(arguments), bundle.alphabet, num_processes=arguments.processes)
+    try:
+        evaluation = evaluate_bundle(
+            bundle,
+            manifest,
+            loader=LoaderConfig(backend=arguments.loader, num_threads=arguments.threads),
+            device=torch.device(arguments.device),
+            seconds_per_batch=arguments.batch_seconds,
+            decoder=decoder,
+        )
+    finally:
+        decoder.close()
     if arguments.predictions:
         write_predictions(arguments.predictions, manifest, evaluation)
     return {"bundle": arguments.bundle, **evaluation.figures(), "seconds": time.monotonic() - started_s}

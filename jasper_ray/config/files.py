@@ -55,10 +55,20 @@ def load_run_config(
 
 
 def load_config(
-    model: type[Config], path: str | Path, overrides: Sequence[str], *, environ: Mapping[str, str]
+    model: type[Config], path: str | Path | None, overrides: Sequence[str], *, environ: Mapping[str, str]
 ) -> Config:
-    """`load_run_config` for any config model."""
-    path = Path(path)
+    """`load_run_config` for any config model; without a file, overrides of the defaults."""
+    tree = {} if path is None else _read_tree(Path(path), environ)
+    origins = {_set(tree, override): f"override {override!r}" for override in overrides}
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        file = "settings" if path is None else str(path)
+        lines = [_explain(model, details, file=file, origins=origins) for details in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _read_tree(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -71,13 +81,7 @@ def load_config(
         tree = {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys, got {type(tree).__name__}")
-    tree = _expand(tree, environ, source=str(path))
-    origins = {_set(tree, override): f"override {override!r}" for override in overrides}
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(model, details, file=str(path), origins=origins) for details in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+    return {key: _expand(item, environ, source=str(path)) for key, item in tree.items()}
 
 
 def dump_config(config: StrictModel) -> str:

@@ -5,6 +5,7 @@ Sources: Graves and Jaitly 2014 (prefix beam search); Collobert et al. 2016 (sea
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,6 +20,7 @@ from jasper_ray.errors import ConfigError
 from jasper_ray.text.alphabet import Alphabet
 
 LN_10 = math.log(10)
+LEAST_WEIGHT = 1e-6
 IMPOSSIBLE = -1e4
 """Natural log of what cannot be; flashlight takes sums of these, infinities would become undefined."""
 
@@ -82,9 +84,15 @@ class BeamDecoder:
         self._of_characters = language_model is None or language_model.config.unit == "character"
         self._token_names = [SPACE if label == " " else label for label in alphabet.labels] + ["<blank>"]
         self._ngrams = self._load_ngrams()
-        used = language_model is not None and config.lm_weight > 0
-        self._weight = config.lm_weight * LN_10 if used else 1.0  # KenLM's scores are logs to the base of 10
+        self._trie = self._spell(self._words, self._ngrams) if self._lexicon else None
         self._plain = self._build(None)
+
+    def reweighted(self, *, lm_weight: float, word_bonus: float) -> "BeamDecoder":
+        """The same search with other weights; nothing is loaded again."""
+        other = copy(self)
+        other._config = self._config.model_copy(update={"lm_weight": lm_weight, "word_bonus": word_bonus})
+        other._plain = other._build(None)
+        return other
 
     def decode(
         self, log_probs: np.ndarray, *, num_best: int = 1, hotwords: Mapping[str, float] | None = None
@@ -153,20 +161,18 @@ class BeamDecoder:
         combine, ctc = config.alignments == "sum", flashlight.CriterionType.CTC
         words = [*self._words, *(hotwords.words_outside(self._known) if hotwords and self._lexicon else [])]
         units = self._token_names if self._of_characters else words
-        model = self._ngrams
+        model, trie = self._ngrams, self._trie
+        # KenLM's scores are logs to the base of 10; bonuses go through the weight too, so it is never 0.
+        weight = max(config.lm_weight, LEAST_WEIGHT) * LN_10 if self._model else 1.0
         if hotwords is not None:
             if not self._of_characters:
                 model = _WithUnknown(model, num_known=len(self._words))
-            model = boosted(
-                flashlight.LM, model, hotwords, units, per_character=self._of_characters, scale=1 / self._weight
-            )
+            model = boosted(flashlight.LM, model, hotwords, units, per_character=self._of_characters, scale=1 / weight)
+            trie = self._spell(words, model) if self._lexicon else None
         if not self._lexicon:
-            options = flashlight.LexiconFreeDecoderOptions(*limits, self._weight, 0.0, combine, ctc)
+            options = flashlight.LexiconFreeDecoderOptions(*limits, weight, 0.0, combine, ctc)
             return _Search(flashlight.LexiconFreeDecoder(options, model, space, self._alphabet.blank, []), [model])
-        trie = self._trie(words, model)
-        options = flashlight.LexiconDecoderOptions(
-            *limits, self._weight, config.word_bonus, -math.inf, 0.0, combine, ctc
-        )
+        options = flashlight.LexiconDecoderOptions(*limits, weight, config.word_bonus, -math.inf, 0.0, combine, ctc)
         decoder = flashlight.LexiconDecoder(
             options, trie, model, space, self._alphabet.blank, -1, [], self._of_characters
         )
@@ -174,14 +180,14 @@ class BeamDecoder:
 
     def _load_ngrams(self) -> Any:
         """flashlight's view of the n-grams, over this search's units; one that knows nothing where none is used."""
-        if self._model is None or self._config.lm_weight == 0:
+        if self._model is None:
             return self._decoder.ZeroLM()
         names = self._dictionary.Dictionary()
         for unit in self._token_names if self._of_characters else [*self._words, UNKNOWN]:
             names.add_entry(unit)
         return self._kenlm.KenLM(str(self._model.path), names)
 
-    def _trie(self, words: Sequence[str], model: Any) -> Any:
+    def _spell(self, words: Sequence[str], model: Any) -> Any:
         """Spellings, each with the space behind it, and the best score that each beginning may still reach."""
         space = self._alphabet.labels.index(" ")
         trie = self._decoder.Trie(self._alphabet.num_labels, space)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from jasper_ray.data.batch import Batch
-from jasper_ray.model.ctc import ctc_losses, greedy_decode
+from jasper_ray.decoding.decoder import GreedyDecoder, TextDecoder
+from jasper_ray.model.ctc import ctc_losses
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.text.wer import ErrorCounts, count_errors
 from jasper_ray.training.world import World
@@ -42,9 +43,15 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    forward: Forward, batches: Iterable[Batch], *, references: Sequence[str], alphabet: Alphabet, world: World
+    forward: Forward,
+    batches: Iterable[Batch],
+    *,
+    references: Sequence[str],
+    alphabet: Alphabet,
+    world: World,
+    decoder: TextDecoder | None = None,
 ) -> Evaluation:
-    """Decode greedily and count.
+    """Decode and count.
 
     Args:
         forward: Features `(B, F, T)` and lengths to log-probs `(B, T', V)` and encoder lengths, in evaluation mode.
@@ -52,9 +59,11 @@ def evaluate(
         references: Transcript of every manifest row.
         alphabet: What labels mean.
         world: All workers; each must call this.
+        decoder: How; greedily by default.
 
     Source: the counts, not the rates, are summed over workers, so the figure is that of a single worker.
     """
+    decoder = GreedyDecoder(alphabet) if decoder is None else decoder
     transcripts: dict[int, str] = {}
     loss_sum, num_feasible = 0.0, 0
     for batch in batches:
@@ -64,8 +73,7 @@ def evaluate(
         feasible = losses.isfinite()
         loss_sum += float(losses[feasible].double().sum())
         num_feasible += int(feasible.sum())
-        for row, ids in zip(batch.indices, greedy_decode(log_probs, lengths, blank=alphabet.blank), strict=True):
-            transcripts[row] = alphabet.decode(ids)
+        transcripts |= dict(zip(batch.indices, decoder.texts(log_probs, lengths), strict=True))
     errors = count_errors([references[row] for row in transcripts], list(transcripts.values()))
     local = [errors.word_edits, errors.words, errors.character_edits, errors.characters, len(transcripts)]
     totals = world.sum(
