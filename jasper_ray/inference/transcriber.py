@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from jasper_ray.audio.filterbank import Filterbank
+from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.decoding.timing import greedy_words
 from jasper_ray.inference.engine import Engine, Precision
 from jasper_ray.model.bundle import Bundle, load_bundle
 from jasper_ray.model.ctc import greedy_decode
@@ -23,6 +25,8 @@ class Transcript:
     duration_s: float
     confidence: float
     """Mean probability of the frames that emit a label, from 0 to 1; 0 where nothing was said."""
+    words: tuple[WordSpan, ...] = ()
+    """The words of the text, and when they were said."""
 
 
 class Transcriber:
@@ -48,6 +52,7 @@ class Transcriber:
         self._engine = Engine(bundle, device=device, precision=precision)
         self._filterbank = Filterbank(bundle.config.features)
         self._batch_seconds = batch_seconds
+        self._frame_s = bundle.config.features.hop_s * bundle.config.model.total_stride
 
     @classmethod
     def from_bundle(cls, uri: str, *, device: str = "cpu", precision: Precision = "fp32") -> "Transcriber":
@@ -79,9 +84,10 @@ class Transcriber:
             log_probs, encoder_lengths = self._engine.log_probs(padded, lengths)
             labels = greedy_decode(log_probs, encoder_lengths, blank=self._alphabet.blank)
             confidences = emission_confidence(log_probs, encoder_lengths, blank=self._alphabet.blank)
-            for row, ids, confidence in zip(rows, labels, confidences, strict=True):
+            words = greedy_words(log_probs, encoder_lengths, self._alphabet, frame_s=self._frame_s)
+            for row, ids, confidence, spans in zip(rows, labels, confidences, words, strict=True):
                 duration_s = len(waveforms[row]) / self.sample_rate_hz
-                transcripts[row] = Transcript(self._alphabet.decode(ids), duration_s, confidence)
+                transcripts[row] = Transcript(self._alphabet.decode(ids), duration_s, confidence, tuple(spans))
         return [transcripts[row] for row in range(len(waveforms))]
 
     def _batches(self, num_frames: list[int]) -> list[list[int]]:

@@ -1,0 +1,48 @@
+"""When the words of a greedy transcript were said: read off the best path, without a search.
+
+For a transcript that was not decoded greedily there is `jasper_ray.decoding.alignment`.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.text.alphabet import Alphabet
+
+
+def greedy_words(log_probs: Tensor, lengths: Tensor, alphabet: Alphabet, *, frame_s: float) -> list[list[WordSpan]]:
+    """Words of each utterance with the frames in which their letters were the best labels.
+
+    Args:
+        log_probs: `(B, T, V)` natural log-probabilities.
+        lengths: `(B,)` valid frames.
+        alphabet: Of the model.
+        frame_s: Seconds per frame.
+
+    Returns:
+        A list per utterance: its words are those of `greedy_decode`, in order and not overlapping. A word begins with
+        the first frame of its first letter and ends with the last frame of its last one.
+    """
+    best, labels = (values.cpu().numpy() for values in torch.max(log_probs.float(), dim=2))
+    rows = zip(best, labels, lengths.tolist(), strict=True)
+    return [_row_words(row[:length], path[:length], alphabet, frame_s) for row, path, length in rows]
+
+
+def _row_words(best: np.ndarray, path: np.ndarray, alphabet: Alphabet, frame_s: float) -> list[WordSpan]:
+    """Words of one utterance: `(T,)` log-probabilities of its best labels and `(T,)` these labels."""
+    edges = np.flatnonzero(np.diff(path)) + 1
+    starts = np.concatenate([[0], edges]) if len(path) else edges
+    ends = np.append(edges, len(path))
+    spoken = [run for run in range(len(starts)) if path[starts[run]] != alphabet.blank]
+    text = alphabet.decode(path[starts[run]] for run in spoken)
+    words, position = [], 0
+    for word in text.split(" "):
+        runs = spoken[position : position + len(word)]
+        position += len(word) + 1
+        if runs:
+            # As `align_words`: the geometric mean over letters of a letter's mean probability in its frames.
+            means = [float(np.exp(best[starts[run] : ends[run]]).mean()) for run in runs]
+            confidence = min(float(np.exp(np.mean(np.log(np.maximum(means, 1e-10))))), 1.0)
+            words.append(WordSpan(word, float(starts[runs[0]] * frame_s), float(ends[runs[-1]] * frame_s), confidence))
+    return words
