@@ -1,7 +1,8 @@
-"""Speed on this machine, as ratios of things run in turn in one process: `python -m jobs.benchmark [loader | train]`.
+"""Speed on this machine, as ratios of things run in turn in one process: `python -m jobs.benchmark [PART]`.
 
 `loader`: reading, features, positions and waiting, beside other projects where they are installed (`make bench-peers`).
 `train`: loaders and training steps on a prepared dataset. Without either: both. Needs no Ray.
+`serve`: what batching and HTTP cost a request, around a model that only waits.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 from jasper_ray.config.files import load_run_config
 from jobs.benchmarks.loader import LoaderBenchmark, measure_loading
 from jobs.benchmarks.report import write_report
+from jobs.benchmarks.serving import SchedulerBenchmark, measure_scheduler
 from jobs.benchmarks.training import TrainBenchmark, measure_dataset
 from jobs.entry import console, run_job
 
@@ -38,6 +40,18 @@ def _train(arguments: argparse.Namespace) -> Mapping[str, Any]:
     return {"config": arguments.config, **measure_dataset(config, benchmark)}
 
 
+def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    benchmark = SchedulerBenchmark(
+        step_ms=arguments.step_ms, concurrency=arguments.concurrency, rounds=arguments.rounds
+    )
+    figures = {"scheduler": measure_scheduler(benchmark)}
+    if arguments.http:
+        from jobs.benchmarks.serving_http import HttpBenchmark, measure_http  # the only part that needs Ray
+
+        figures["http"] = measure_http(HttpBenchmark(step_ms=arguments.step_ms, rounds=arguments.rounds))
+    return figures
+
+
 def _both(loader: argparse.Namespace, train: argparse.Namespace) -> Mapping[str, Any]:
     return {"loader": _loader(loader), "train": _train(train)}
 
@@ -45,7 +59,9 @@ def _both(loader: argparse.Namespace, train: argparse.Namespace) -> Mapping[str,
 def main() -> None:
     """Measure loaders beside those of other projects, and training steps, in turn, in one process."""
     parser = argparse.ArgumentParser(prog="python -m jobs.benchmark", description=main.__doc__)
-    parts = parser.add_subparsers(dest="part", metavar="loader | train", title="parts (default: both)")
+    parts = parser.add_subparsers(
+        dest="part", metavar="loader | train | serve", title="parts (default: loader and train)"
+    )
     loader = parts.add_parser("loader", help="reading, features, positions, waiting; beside other projects")
     loader.add_argument("--utterances", type=_positive, default=2000, help="utterances to read (default 2000)")
     loader.add_argument("--feature-utterances", type=_positive, default=256, help="to make features of (default 256)")
@@ -58,11 +74,16 @@ def main() -> None:
     train.add_argument("--steps", type=_positive, default=20, help="training steps (default 20)")
     train.add_argument("--threads", type=_positive, default=1, help="torch threads (default 1)")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="knobs of the config")
+    served = parts.add_parser("serve", help="what batching costs a request; with --http, Ray Serve too")
+    served.add_argument("--http", action="store_true", help="also over HTTP, beside an empty Ray Serve deployment")
+    served.add_argument("--step-ms", type=float, default=3.0, help="what the stub model takes for a batch (default 3)")
+    served.add_argument("--concurrency", type=_positive, default=32, help="requests at a time (default 32)")
+    served.add_argument("--rounds", type=_positive, default=5, help="rounds (default 5)")
     arguments = parser.parse_args()
     if arguments.part is None:
         run_job(partial(_both, loader.parse_args([]), train.parse_args([])))
     else:
-        run_job(partial(_loader if arguments.part == "loader" else _train, arguments))
+        run_job(partial({"loader": _loader, "train": _train, "serve": _serve}[arguments.part], arguments))
 
 
 def _positive(text: str) -> int:

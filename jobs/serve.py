@@ -95,6 +95,8 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
             num_replicas=arguments.replicas,
             gpus_per_replica=1.0 if arguments.device.startswith("cuda") else 0.0,
             max_batch_size=arguments.max_batch_size,
+            max_batch_seconds=arguments.max_batch_seconds,
+            api_keys_file=arguments.api_keys_file,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -119,8 +121,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default 8000)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="default fp32")
-    parser.add_argument("--replicas", type=int, default=1, help="recogniser replicas (default 1)")
-    parser.add_argument("--max-batch-size", type=int, default=16, help="requests computed together (default 16)")
+    parser.add_argument("--replicas", type=int, default=1, help="replicas (default 1)")
+    parser.add_argument("--max-batch-size", type=int, default=32, help="utterances computed together (default 32)")
+    parser.add_argument(
+        "--max-batch-seconds", type=float, default=160.0, help="seconds computed together, with padding (default 160)"
+    )
+    parser.add_argument("--api-keys-file", metavar="FILE", help="keys that clients must send, one a line")
     run_job(partial(_serve, parser.parse_args()))
 
 

@@ -1,122 +1,120 @@
-"""The Serve application: HTTP ingress replicas over batched recogniser replicas.
+"""The Serve application: replicas that hold the HTTP APIs, a scheduler and the model.
 
 `serve run serve.app:build bundle=runs/demo/bundle`, `serve deploy serve/local.yaml`, or `python -m jobs.serve BUNDLE`.
 """
 
-import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from fastapi import FastAPI
 from pydantic import Field
 from ray import serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
 
 from jasper_ray.config.strict import StrictModel
-from jasper_ray.inference.transcriber import Transcriber, Transcript
+from jasper_ray.inference.transcriber import Transcriber
 from jasper_ray.model.bundle import check_bundle, read_bundle_config
 from jasper_ray.storage import object_store
-from serve.openai_api import Limits, ModelCard, build_api
+from serve.access import key_digests
+from serve.batches import BatchLimits
+from serve.http_app import build_api
+from serve.recognizer import LocalRecognizer, ModelCard
+from serve.scheduler import QueueLimits
+from serve.uploads import Limits
 
+DEPLOYMENT = "Transcription"
 SHUTDOWN_WAIT_S = 0.5
 """How often a replica that is to end looks whether its last request has been answered."""
 
 
-class ServeArgs(StrictModel):
+class Tuning(StrictModel):
+    """What can be changed while replicas run; `user_config` of the deployment in a Serve YAML file."""
+
+    max_batch_size: int = Field(32, ge=1)
+    """Largest number of utterances computed together."""
+    max_batch_seconds: float = Field(160.0, gt=0)
+    """Most seconds of audio computed together, with padding."""
+    max_padding: float = Field(0.3, ge=0, le=1)
+    """Utterances of one batch differ in length by at most this share."""
+    max_queue: int = Field(256, ge=1)
+    """Utterances that may wait in a replica; more are answered with 429."""
+    max_queue_seconds: float = Field(3600.0, gt=0)
+    """Seconds of audio that may wait in a replica; more are answered with 429."""
+    timeout_s: float = Field(60.0, gt=0)
+    """An utterance without a transcript after this time is answered with 429."""
+
+    def batch_limits(self) -> BatchLimits:
+        """For the scheduler."""
+        return BatchLimits(self.max_batch_size, self.max_batch_seconds, self.max_padding)
+
+    def queue_limits(self) -> QueueLimits:
+        """For the scheduler."""
+        return QueueLimits(self.max_queue, self.max_queue_seconds, self.timeout_s)
+
+
+class ServeArgs(Tuning):
     """What an application is made of; `args` in a Serve YAML file."""
 
     bundle: str
     """Folder of the bundle, local or s3://."""
     model_name: str = "jasper"
     """Name that clients ask for."""
+    language: str = "english"
+    """What the model hears; said in verbose_json."""
     device: str = "cpu"
     """cpu or cuda."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Arithmetic of the encoder; fp16 on a GPU."""
     num_replicas: int = Field(1, ge=1)
-    """Recogniser replicas."""
+    """Replicas; leave it out where the Serve YAML file scales them by load."""
     cpus_per_replica: float = Field(1.0, gt=0)
-    """CPUs, and torch threads, of a recogniser replica."""
+    """CPUs, and torch threads, of a replica."""
     gpus_per_replica: float = Field(0.0, ge=0)
-    """GPUs of a recogniser replica."""
-    max_batch_size: int = Field(16, ge=1)
-    """Largest number of requests computed together."""
-    batch_wait_s: float = Field(0.01, ge=0)
-    """How long a request may wait for others to be computed with."""
-    max_ongoing_requests: int = Field(64, ge=1)
-    """Requests that one replica takes at a time."""
+    """GPUs of a replica."""
+    max_ongoing_requests: int = Field(1024, ge=1)
+    """HTTP requests that one replica holds at a time, uploads among them; Ray Serve lets others wait in its proxy."""
     max_upload_mb: float = Field(25.0, gt=0)
     """Larger uploads are answered with 413."""
     max_duration_s: float = Field(600.0, gt=0)
     """Longer audio is answered with 400."""
-
-
-class RecognizerReplica:
-    """Computes transcripts in batches of whatever requests come together."""
-
-    def __init__(self, args: ServeArgs) -> None:
-        torch.set_num_threads(max(1, int(args.cpus_per_replica)))
-        self._transcriber = Transcriber.from_bundle(args.bundle, device=args.device, precision=args.precision)
-        self.transcribe_batch.set_max_batch_size(args.max_batch_size)  # type: ignore[attr-defined]
-        self.transcribe_batch.set_batch_wait_timeout_s(args.batch_wait_s)  # type: ignore[attr-defined]
-
-    async def transcribe(self, waveform: np.ndarray) -> Transcript:
-        """The transcript of `(N,)` float32 at the model's rate."""
-        result = await self.transcribe_batch(waveform)
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    @serve.batch  # type: ignore[untyped-decorator]
-    async def transcribe_batch(self, waveforms: list[np.ndarray]) -> list[Transcript | Exception]:
-        """Transcripts, or what went wrong, per waveform: an error raised here would fail the whole batch."""
-        # In a thread: a forward pass on the event loop would stall health checks and other requests.
-        return await asyncio.to_thread(self._transcribe_each, waveforms)
-
-    def _transcribe_each(self, waveforms: list[np.ndarray]) -> list[Transcript | Exception]:
-        """All together; if that fails, one by one, so that only those fail that cannot be helped."""
-        try:
-            return list(self._transcriber.transcribe(waveforms))
-        except Exception as error:
-            if len(waveforms) == 1:
-                return [error]
-            return [result for waveform in waveforms for result in self._transcribe_each([waveform])]
-
-
-class RecognizerHandle:
-    """A recogniser deployment as the HTTP API sees it."""
-
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
-
-    async def transcribe(self, waveform: np.ndarray) -> Transcript:
-        """The transcript of `(N,)` float32 at the model's rate."""
-        transcript: Transcript = await self._handle.transcribe.remote(waveform)
-        return transcript
+    api_keys_file: str | None = None
+    """Keys that clients must send, one a line; those of JASPER_API_KEYS count too. Without any, anyone may ask."""
 
 
 @serve.ingress()  # the application is built in the replica, by the method below
-class HttpIngress:
-    """HTTP in, recogniser call, transcript out."""
+class TranscriptionReplica:
+    """HTTP in, transcript out: the scheduler takes utterances from the routes without a call between processes."""
 
-    def __init__(self, args: ServeArgs, recognizer: DeploymentHandle) -> None:
-        self._args = args
-        self._recognizer = RecognizerHandle(recognizer)
+    def __init__(self, args: ServeArgs, digests: tuple[str, ...]) -> None:
+        torch.set_num_threads(max(1, int(args.cpus_per_replica)))
+        self._args, self._digests = args, digests
+        transcriber = Transcriber.from_bundle(args.bundle, device=args.device, precision=args.precision)
+        self._recognizer = LocalRecognizer(transcriber, args.batch_limits(), args.queue_limits())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
         limits = Limits(int(self._args.max_upload_mb * 2**20), self._args.max_duration_s)
-        return build_api(self._recognizer, model_card(self._args), limits)
+        return build_api(
+            self._recognizer, model_card(self._args), limits, key_digests=self._digests, name_requests=False
+        )
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Called by Serve at the start and when `user_config` changes; the replica goes on."""
+        tuning = Tuning.model_validate(dict(user_config))
+        self._recognizer.reconfigure(tuning.batch_limits(), tuning.queue_limits())
+
+    def check_health(self) -> None:
+        """Called by Serve again and again; what it raises has the replica replaced."""
+        self._recognizer.require_progress()
 
 
 def model_card(args: ServeArgs) -> ModelCard:
     """What clients are told about the bundle."""
     config = read_bundle_config(args.bundle)
-    details: dict[str, Any] = {key: config.training.get(key) for key in ("run", "step", "wer")}
-    return ModelCard(args.model_name, config.features.sample_rate_hz, int(time.time()), details)
+    details: dict[str, object] = {key: config.training.get(key) for key in ("run", "step", "wer")}
+    return ModelCard(args.model_name, config.features.sample_rate_hz, int(time.time()), details, args.language)
 
 
 def build(args: ServeArgs) -> Application:
@@ -127,22 +125,19 @@ def build(args: ServeArgs) -> Application:
 
     Raises:
         BundleError: There is no bundle, or its weights do not fit; said here and not by a replica that fails to start.
+        ConfigError: The file of API keys cannot be read.
     """
     args = args.model_copy(update={"bundle": object_store.absolute(args.bundle)})  # replicas start in another folder
     check_bundle(args.bundle)
-    recognizer = serve.deployment(
-        RecognizerReplica,
-        name="Recognizer",
-        graceful_shutdown_wait_loop_s=SHUTDOWN_WAIT_S,
+    tuning = {name: getattr(args, name) for name in Tuning.model_fields}
+    deployment = serve.deployment(
+        TranscriptionReplica,
+        name=DEPLOYMENT,
+        user_config=tuning,
         num_replicas=args.num_replicas,
         max_ongoing_requests=args.max_ongoing_requests,
+        graceful_shutdown_wait_loop_s=SHUTDOWN_WAIT_S,
+        graceful_shutdown_timeout_s=args.timeout_s + 5 * SHUTDOWN_WAIT_S,
         ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
     )
-    ingress = serve.deployment(
-        HttpIngress,
-        name="HttpIngress",
-        graceful_shutdown_wait_loop_s=SHUTDOWN_WAIT_S,
-        max_ongoing_requests=4 * args.max_ongoing_requests,
-        ray_actor_options={"num_cpus": 0},
-    )
-    return ingress.bind(args, recognizer.bind(args))
+    return deployment.bind(args, key_digests(args.api_keys_file))

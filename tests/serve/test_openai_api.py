@@ -1,38 +1,17 @@
-import io
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 from fastapi.testclient import TestClient
+from subjects import BUSY, CARD, FAILS, LIMITS, Echo, sound
 
-from jasper_ray.inference.transcriber import Transcript
-from serve.openai_api import Limits, ModelCard, build_api
-
-CARD = ModelCard("jasper", 16000, 1_700_000_000, {"run": "r", "step": 7, "wer": 0.1})
-
-
-class Echo:
-    """Says how many samples it was given."""
-
-    async def transcribe(self, waveform: np.ndarray) -> Transcript:
-        if len(waveform) == 666:
-            raise RuntimeError("no")
-        return Transcript(f"{len(waveform)} samples", len(waveform) / 16000, 0.5)
+from serve.http_app import build_api
 
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    with TestClient(build_api(Echo(), CARD, Limits(100_000, 2.0)), raise_server_exceptions=False) as client:
+    with TestClient(build_api(Echo(), CARD, LIMITS), raise_server_exceptions=False) as client:
         yield client
-
-
-def sound(seconds: float = 1.0, rate_hz: int = 16000, channels: int = 1, container: str = "WAV") -> bytes:
-    buffer = io.BytesIO()
-    samples = np.random.default_rng(0).normal(scale=0.01, size=(int(seconds * rate_hz), channels))
-    soundfile.write(buffer, samples, rate_hz, format=container)
-    return buffer.getvalue()
 
 
 def post(client: TestClient, content: bytes | None = None, **fields: Any) -> Any:
@@ -101,9 +80,21 @@ def test_missing_fields_are_named(client: TestClient) -> None:
     assert error_of(reply, 400)["param"] == "file"
 
 
-@pytest.mark.parametrize(("field", "value"), [("response_format", "srt"), ("stream", "true"), ("stream", "perhaps")])
-def test_what_is_not_supported_is_refused_by_name(client: TestClient, field: str, value: str) -> None:
-    assert error_of(post(client, **{field: value}), 400)["param"] == field
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": "diarized_json"}, "response_format"),
+        ({"stream": "perhaps"}, "stream"),
+        ({"stream": "true", "response_format": "srt"}, "stream"),
+        ({"temperature": "2"}, "temperature"),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities"),
+        ({"timestamp_granularities[]": "letter", "response_format": "verbose_json"}, "timestamp_granularities"),
+        ({"include[]": "everything"}, "include"),
+        ({"include[]": "logprobs", "response_format": "text"}, "include"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(client: TestClient, fields: dict[str, str], param: str) -> None:
+    assert error_of(post(client, **fields), 400)["param"] == param
 
 
 def test_models_and_health_describe_the_bundle(client: TestClient) -> None:
@@ -111,7 +102,8 @@ def test_models_and_health_describe_the_bundle(client: TestClient) -> None:
     assert [model["id"] for model in listed["data"]] == ["jasper"]
     assert client.get("/v1/models/jasper").json()["owned_by"] == "jasper_ray"
     error_of(client.get("/v1/models/other"), 404)
-    assert client.get("/healthz").json() == {"status": "ok", "model": "jasper", "run": "r", "step": 7, "wer": 0.1}
+    health = {"status": "ok", "model": "jasper", "model_s": 0.01, "run": "r", "step": 7, "wer": 0.1}
+    assert client.get("/healthz").json() == health
 
 
 def test_unknown_paths_and_methods_answer_in_the_same_shape(client: TestClient) -> None:
@@ -120,4 +112,28 @@ def test_unknown_paths_and_methods_answer_in_the_same_shape(client: TestClient) 
 
 
 def test_a_failure_inside_is_a_500_in_the_same_shape(client: TestClient) -> None:
-    assert error_of(post(client, sound(666 / 16000)), 500)["type"] == "server_error"
+    assert error_of(post(client, sound(FAILS / 16000)), 500)["type"] == "server_error"
+
+
+def test_a_busy_service_is_a_429_that_says_when_to_come_back(client: TestClient) -> None:
+    reply = post(client, sound(BUSY / 16000))
+    error = error_of(reply, 429)
+    assert error["code"] == "rate_limit_exceeded" and "wait already" in error["message"]
+    assert (reply.headers["retry-after"], reply.headers["retry-after-ms"]) == ("1", "20")
+
+
+def test_a_model_that_gives_no_transcript_is_not_healthy() -> None:
+    class Broken(Echo):
+        async def check(self) -> float:
+            raise RuntimeError("no")
+
+    with TestClient(build_api(Broken(), CARD, LIMITS)) as client:
+        reply = client.get("/healthz")
+    assert reply.status_code == 503 and reply.json()["status"] == "failing"
+
+
+def test_the_openapi_document_names_every_field(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    form = document["components"]["schemas"]["Body_create_transcription_v1_audio_transcriptions_post"]
+    assert form["required"] == ["file", "model"]
+    assert {"response_format", "stream", "timestamp_granularities[]", "include[]"} <= form["properties"].keys()

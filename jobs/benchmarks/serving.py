@@ -1,0 +1,85 @@
+"""What batching costs: the scheduler of a replica around a model that only waits."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serve.batches import BatchLimits
+from serve.scheduler import QueueLimits, Scheduler
+
+ALONE_REQUESTS = 200
+
+
+@dataclass(frozen=True)
+class SchedulerBenchmark:
+    """What is measured."""
+
+    step_ms: float = 3.0
+    """What the stub model takes for a batch."""
+    batch_size: int = 16
+    concurrency: int = 32
+    seconds: float = 3.0
+    """Length of a closed-loop round."""
+    rounds: int = 5
+
+
+def measure_scheduler(benchmark: SchedulerBenchmark) -> Mapping[str, Any]:
+    """Overhead of a request alone, and requests per second of a closed loop beside what the model could do.
+
+    Returns:
+        Medians over rounds. The overhead is that over calling the model directly, measured in turn with it.
+    """
+    rounds = [asyncio.run(_round(benchmark)) for _ in range(benchmark.rounds)]
+    ideal = benchmark.batch_size / benchmark.step_ms * 1000
+    rate = statistics.median(one["requests_per_s"] for one in rounds)
+    return {
+        "step_ms": benchmark.step_ms,
+        "batch_size": benchmark.batch_size,
+        "concurrency": benchmark.concurrency,
+        "direct_p50_ms": round(statistics.median(one["direct_ms"] for one in rounds), 3),
+        "alone_p50_ms": round(statistics.median(one["alone_ms"] for one in rounds), 3),
+        "overhead_p50_ms": round(statistics.median(one["alone_ms"] - one["direct_ms"] for one in rounds), 3),
+        "loaded_p50_ms": round(statistics.median(one["loaded_ms"] for one in rounds), 3),
+        "requests_per_s": round(rate),
+        "ideal_requests_per_s": round(ideal),
+        "share_of_ideal": round(rate / ideal, 3),
+    }
+
+
+async def _round(benchmark: SchedulerBenchmark) -> dict[str, float]:
+    def model(items: list[int]) -> list[int]:
+        time.sleep(benchmark.step_ms / 1000)
+        return items
+
+    scheduler = Scheduler(model, BatchLimits(max_count=benchmark.batch_size, max_seconds=1e9), QueueLimits())
+    direct, alone = [], []
+    for _ in range(ALONE_REQUESTS):
+        direct.append(_milliseconds(lambda: model([0])))
+        started = time.perf_counter()
+        await scheduler.submit(0, duration_s=7)
+        alone.append((time.perf_counter() - started) * 1000)
+    loaded: list[float] = []
+    until = time.perf_counter() + benchmark.seconds
+
+    async def client() -> None:
+        while (started := time.perf_counter()) < until:
+            await scheduler.submit(0, duration_s=7)
+            loaded.append((time.perf_counter() - started) * 1000)
+
+    await asyncio.gather(*(client() for _ in range(benchmark.concurrency)))
+    scheduler.close()
+    return {
+        "direct_ms": statistics.median(direct),
+        "alone_ms": statistics.median(alone),
+        "loaded_ms": statistics.median(loaded),
+        "requests_per_s": len(loaded) / benchmark.seconds,
+    }
+
+
+def _milliseconds(call: Any) -> float:
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,232 @@
+"""What a request costs over HTTP: this service beside an empty Ray Serve deployment that only reads the body."""
+
+import asyncio
+import io
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import soundfile
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+
+from jasper_ray.audio.decode import decode_audio
+from jasper_ray.cluster.trainer import connected_to_ray
+from jasper_ray.inference.transcriber import Transcript
+from jobs.serve import QUIET, free_port
+from serve.http_app import build_api
+from serve.recognizer import LocalRecognizer, ModelCard
+from serve.uploads import Limits
+
+RATE_HZ = 16000
+CARD = ModelCard("jasper", RATE_HZ, 0, {})
+LIMITS = Limits(25 * 2**20, 600.0)
+VARIANTS = ("empty", "empty_fastapi", "in_replica", "by_handle")
+
+
+@dataclass(frozen=True)
+class HttpBenchmark:
+    """What is measured."""
+
+    step_ms: float = 3.0
+    """What the stub model takes for a batch."""
+    audio_s: float = 7.0
+    requests: int = 150
+    """In a row, per variant and round."""
+    concurrency: int = 16
+    rounds: int = 5
+
+
+class StubTranscriber:
+    """Waits, and has heard nothing."""
+
+    sample_rate_hz = RATE_HZ
+
+    def __init__(self, step_ms: float) -> None:
+        self._step_s = step_ms / 1000
+
+    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
+        """As `Transcriber.transcribe`."""
+        if self._step_s:
+            time.sleep(self._step_s)
+        return [Transcript("", len(waveform) / RATE_HZ, 0.0) for waveform in waveforms]
+
+
+class Empty:
+    """Reads the body and answers: Ray Serve's own cost."""
+
+    async def __call__(self, request: Request) -> dict[str, str]:
+        """Answer."""
+        await request.body()
+        return {"text": ""}
+
+
+@serve.ingress()
+class EmptyFastApi:
+    """The same through Ray Serve's FastAPI ingress, which any API of more than one path needs."""
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        api = FastAPI()
+
+        @api.post("/v1/audio/transcriptions")
+        async def answer(request: Request) -> dict[str, str]:
+            await request.body()
+            return {"text": ""}
+
+        return api
+
+
+@serve.ingress()
+class InReplica:
+    """The service as it is: HTTP, scheduler and model in one replica."""
+
+    def __init__(self, step_ms: float) -> None:
+        self._recognizer = LocalRecognizer(StubTranscriber(step_ms))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self._recognizer, CARD, LIMITS, name_requests=False)
+
+
+class Remote:
+    """A scheduler behind a handle."""
+
+    def __init__(self, step_ms: float) -> None:
+        self._recognizer = LocalRecognizer(StubTranscriber(step_ms))
+
+    async def transcribe(self, waveform: np.ndarray) -> Transcript:
+        """As `Recognizer.transcribe`."""
+        return await self._recognizer.transcribe(waveform)
+
+
+class HandleRecognizer:
+    """A recogniser in another replica."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def transcribe(self, waveform: np.ndarray) -> Transcript:
+        """As `Recognizer.transcribe`."""
+        transcript: Transcript = await self._handle.transcribe.remote(waveform)
+        return transcript
+
+    def admit(self, duration_s: float) -> None:
+        """The other replica knows."""
+
+    async def check(self) -> float:
+        """Not asked here."""
+        return 0.0
+
+
+@serve.ingress()
+class ByHandle:
+    """What it would be with a gateway: HTTP in one replica, scheduler and model in another."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._recognizer = HandleRecognizer(handle)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self._recognizer, CARD, LIMITS, name_requests=False)
+
+
+def measure_http(benchmark: HttpBenchmark) -> Mapping[str, Any]:
+    """Latencies of single requests in turn, and requests per second of a closed loop.
+
+    Returns:
+        Medians over rounds of the p50 of each variant; the overhead of ours over the empty deployment, without the
+        model's step; and what decoding the upload takes of it.
+    """
+    port = free_port("127.0.0.1", 0)
+    with connected_to_ray():
+        serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=QUIET)
+        try:
+            _deploy(benchmark.step_ms)
+            return _measure(benchmark, f"http://127.0.0.1:{port}")
+        finally:
+            serve.shutdown()
+
+
+def _deploy(step_ms: float) -> None:
+    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 256}
+    remote = serve.deployment(Remote, **options).bind(step_ms)  # type: ignore[call-overload]
+    applications = {
+        "empty": serve.deployment(Empty, **options).bind(),  # type: ignore[call-overload]
+        "empty_fastapi": serve.deployment(EmptyFastApi, **options).bind(),
+        "in_replica": serve.deployment(InReplica, **options).bind(step_ms),
+        "by_handle": serve.deployment(ByHandle, **options).bind(remote),
+    }
+    for name, application in applications.items():
+        serve.run(application, name=name, route_prefix=f"/{name}", logging_config=QUIET)
+
+
+def _measure(benchmark: HttpBenchmark, url: str) -> Mapping[str, Any]:
+    buffer = io.BytesIO()
+    samples = np.random.default_rng(0).normal(scale=0.1, size=int(benchmark.audio_s * RATE_HZ))
+    soundfile.write(buffer, samples, RATE_HZ, format="WAV")
+    content = buffer.getvalue()
+    p50s: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    with httpx.Client() as client:
+        for number in range(benchmark.rounds + 1):
+            for variant in VARIANTS:
+                times = [_request_ms(client, f"{url}/{variant}", content) for _ in range(benchmark.requests)]
+                rate = _rate(f"{url}/{variant}", content, benchmark)
+                if number:  # the first round warms up
+                    p50s[variant].append(statistics.median(times))
+                    rates[variant].append(rate)
+    decode_ms = statistics.median(_decode_ms(content) for _ in range(100))
+    added = {
+        name: statistics.median(
+            ours - bare - benchmark.step_ms for ours, bare in zip(p50s["in_replica"], p50s[name], strict=True)
+        )
+        for name in ("empty", "empty_fastapi")
+    }
+    return {
+        "audio_s": benchmark.audio_s,
+        "upload_bytes": len(content),
+        "step_ms": benchmark.step_ms,
+        "p50_ms": {variant: round(statistics.median(values), 2) for variant, values in p50s.items()},
+        "requests_per_s": {variant: round(statistics.median(values)) for variant, values in rates.items()},
+        "added_to_empty_ms": round(added["empty"], 2),
+        "added_to_empty_fastapi_ms": round(added["empty_fastapi"], 2),
+        "of_it_decoding_ms": round(decode_ms, 2),
+    }
+
+
+def _request_ms(client: httpx.Client, url: str, content: bytes) -> float:
+    started = time.perf_counter()
+    files, data = {"file": ("a.wav", content)}, {"model": "jasper"}
+    reply = client.post(f"{url}/v1/audio/transcriptions", files=files, data=data, timeout=60)
+    reply.raise_for_status()
+    return (time.perf_counter() - started) * 1000
+
+
+def _rate(url: str, content: bytes, benchmark: HttpBenchmark) -> float:
+    """Requests per second of so many clients."""
+    each = max(1, benchmark.requests // benchmark.concurrency)
+
+    def client(_: int) -> None:
+        with httpx.Client() as session:
+            for _ in range(each):
+                _request_ms(session, url, content)
+
+    with ThreadPoolExecutor(benchmark.concurrency) as threads:
+        started = time.perf_counter()
+        list(threads.map(client, range(benchmark.concurrency)))
+        return each * benchmark.concurrency / (time.perf_counter() - started)
+
+
+def _decode_ms(content: bytes) -> float:
+    async def decode() -> float:
+        started = time.perf_counter()
+        await asyncio.to_thread(decode_audio, content, sample_rate_hz=RATE_HZ)
+        return (time.perf_counter() - started) * 1000
+
+    return asyncio.run(decode())

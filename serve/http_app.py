@@ -1,0 +1,60 @@
+"""The HTTP application: every API over one recogniser. Knows nothing of Ray."""
+
+import asyncio
+import logging
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from serve.access import LimitBody, RequestIds, RequireKey
+from serve.errors import answer_errors
+from serve.openai_api import openai_routes
+from serve.recognizer import ModelCard, Recognizer
+from serve.uploads import Limits, too_large
+
+FORM_BYTES = 2**16
+"""What the other fields of a form may take beside the file."""
+CHECK_TIMEOUT_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+def build_api(
+    recognizer: Recognizer,
+    card: ModelCard,
+    limits: Limits,
+    *,
+    key_digests: tuple[str, ...] = (),
+    name_requests: bool = True,
+) -> FastAPI:
+    """The HTTP application.
+
+    Args:
+        recognizer: Takes the waveforms.
+        card: The one model there is.
+        limits: Larger requests are refused.
+        key_digests: Of the API keys; empty lets anyone ask.
+        name_requests: Whether replies get an `x-request-id` here; Ray Serve's proxy gives them one itself.
+    """
+    api = FastAPI(title="jasper_ray", description="Speech to text: OpenAI's transcription API")
+    answer_errors(api)
+    api.include_router(openai_routes(recognizer, card, limits))
+    _add_health(api, recognizer, card)
+    # The last one added sees a request first.
+    api.add_middleware(LimitBody, max_bytes=limits.max_upload_bytes + FORM_BYTES, message=too_large(limits).detail)
+    api.add_middleware(RequireKey, digests=key_digests)
+    if name_requests:
+        api.add_middleware(RequestIds)
+    return api
+
+
+def _add_health(api: FastAPI, recognizer: Recognizer, card: ModelCard) -> None:
+    @api.get("/healthz", responses={503: {"description": "The model gives no transcript"}})
+    async def healthz() -> JSONResponse:
+        """Has the model transcribe a little noise."""
+        try:
+            took_s = await asyncio.wait_for(recognizer.check(), CHECK_TIMEOUT_S)
+        except Exception as error:  # whatever it is, it is the answer to the question
+            log.exception("the health check failed")
+            return JSONResponse({"status": "failing", "model": card.name, "error": type(error).__name__}, 503)
+        return JSONResponse({"status": "ok", "model": card.name, "model_s": round(took_s, 4), **card.details})
