@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jasper_ray.errors import ConfigError
-from serve.errors import ApiError, error_reply
+from serve.errors import ApiError, error_reply, path_of
 
 KEYS_VARIABLE = "JASPER_API_KEYS"
 PROTECTED = ("/v1", "/v2")
@@ -123,11 +123,6 @@ class RequestIds:
             await send(message)
 
         return await self._app(scope, receive, named)
-
-
-def path_of(scope: Scope) -> str:
-    """The path below the application's own prefix."""
-    return str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
 
 
 def _is_protected(kind: str, path: str) -> bool:

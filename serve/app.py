@@ -114,7 +114,14 @@ def model_card(args: ServeArgs) -> ModelCard:
     """What clients are told about the bundle."""
     config = read_bundle_config(args.bundle)
     details: dict[str, object] = {key: config.training.get(key) for key in ("run", "step", "wer")}
-    return ModelCard(args.model_name, config.features.sample_rate_hz, int(time.time()), details, args.language)
+    return ModelCard(
+        args.model_name,
+        config.features.sample_rate_hz,
+        int(time.time()),
+        details,
+        args.language,
+        config.text.alphabet,
+    )
 
 
 def build(args: ServeArgs) -> Application:

@@ -1,13 +1,18 @@
 """Errors of every API, each in the shape that its clients read."""
 
+import logging
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.scheduler import ClosedError, OverloadedError
 
 KSERVE_PREFIX = "/v2"
+
+log = logging.getLogger(__name__)
 
 
 class ApiError(HTTPException):
@@ -58,33 +63,55 @@ def answer_errors(api: FastAPI) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        return error_reply(_path(request), _invalid(error))
+        return error_reply(path_of(request.scope), _invalid(error))
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         if not isinstance(error, ApiError):
             message = f"{error.detail}: {request.method} {request.url.path}"
             error = ApiError(error.status_code, message, headers=dict(error.headers or {}))
-        return error_reply(_path(request), error)
+        return error_reply(path_of(request.scope), error)
 
     @api.exception_handler(OverloadedError)
     async def busy(request: Request, error: OverloadedError) -> JSONResponse:
-        return error_reply(_path(request), overloaded(error))
+        return error_reply(path_of(request.scope), overloaded(error))
 
     @api.exception_handler(ClosedError)
     async def closing(request: Request, error: ClosedError) -> JSONResponse:
         reply = ApiError(503, f"Not taken: {error}", code="shutting_down", headers={"retry-after": "1"})
-        return error_reply(_path(request), reply)
-
-    @api.exception_handler(Exception)
-    async def internal_error(request: Request, error: Exception) -> JSONResponse:
-        failed = ApiError(500, f"The server failed: {type(error).__name__}", code="internal_error")
-        return error_reply(_path(request), failed)
+        return error_reply(path_of(request.scope), reply)
 
 
-def _path(request: Request) -> str:
+class AnswerFailures:
+    """Our own mistakes are a 500 in the API's shape and a traceback in the log; the connection stays open."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            return await self._app(scope, receive, noted)
+        except Exception as error:
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if started:  # a reply that is half sent can only be cut
+                raise
+            failed = ApiError(500, f"The server failed: {type(error).__name__}", code="internal_error")
+            return await error_reply(path_of(scope), failed)(scope, receive, send)
+
+
+def path_of(scope: Scope) -> str:
     """The path below the application's own prefix."""
-    return request.url.path.removeprefix(request.scope.get("root_path", ""))
+    return str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
 
 
 def _invalid(error: RequestValidationError) -> ApiError:

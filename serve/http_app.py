@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from serve.access import LimitBody, RequestIds, RequireKey
-from serve.errors import answer_errors
+from serve.errors import AnswerFailures, answer_errors
+from serve.kserve_api import kserve_routes
 from serve.openai_api import openai_routes
 from serve.recognizer import ModelCard, Recognizer
 from serve.uploads import Limits, too_large
@@ -36,11 +37,13 @@ def build_api(
         key_digests: Of the API keys; empty lets anyone ask.
         name_requests: Whether replies get an `x-request-id` here; Ray Serve's proxy gives them one itself.
     """
-    api = FastAPI(title="jasper_ray", description="Speech to text: OpenAI's transcription API")
+    api = FastAPI(title="jasper_ray", description="Speech to text: OpenAI's transcription API and KServe v2")
     answer_errors(api)
     api.include_router(openai_routes(recognizer, card, limits))
+    api.include_router(kserve_routes(recognizer, card, limits))
     _add_health(api, recognizer, card)
     # The last one added sees a request first.
+    api.add_middleware(AnswerFailures)
     api.add_middleware(LimitBody, max_bytes=limits.max_upload_bytes + FORM_BYTES, message=too_large(limits).detail)
     api.add_middleware(RequireKey, digests=key_digests)
     if name_requests:

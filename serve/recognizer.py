@@ -30,6 +30,8 @@ class ModelCard:
     details: dict[str, object]
     """Run, step and word error rate of the bundle."""
     language: str = "english"
+    alphabet: str = " abcdefghijklmnopqrstuvwxyz'"
+    """Characters by their label ids."""
 
 
 class Recognizer(Protocol):
