@@ -4,9 +4,9 @@ Errors are `{"error": "text"}`, made in `serve/errors.py`.
 """
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 
 from jasper_ray.inference.transcriber import Transcript
@@ -63,13 +63,14 @@ def kserve_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> AP
     """
     models = kserve_models(recognizer, card, limits)
     routes = APIRouter()
+    known = Path(json_schema_extra={"enum": list(models)})
     _add_metadata(routes, recognizer, models)
 
     @routes.post(
         "/v2/models/{name}/infer", responses={**BAD, 400: {}, 413: {}, 415: {}, 429: {}}, openapi_extra=INFER_BODY
     )
     @routes.post("/v2/models/{name}/versions/{version}/infer", include_in_schema=False)
-    async def infer(request: Request, name: str, version: str = VERSION) -> Response:
+    async def infer(request: Request, name: Annotated[str, known], version: str = VERSION) -> Response:
         model = _find(models, name, version)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise ApiError(415, "compressed requests are not read: send it without content-encoding")
@@ -91,6 +92,8 @@ def kserve_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> AP
 
 
 def _add_metadata(routes: APIRouter, recognizer: Recognizer, models: dict[str, KserveModel]) -> None:
+    known = Path(json_schema_extra={"enum": list(models)})
+
     @routes.get("/v2")
     async def server() -> dict[str, Any]:
         return SERVER
@@ -109,7 +112,7 @@ def _add_metadata(routes: APIRouter, recognizer: Recognizer, models: dict[str, K
 
     @routes.get("/v2/models/{name}", responses=BAD)
     @routes.get("/v2/models/{name}/versions/{version}", include_in_schema=False)
-    async def metadata(name: str, version: str = VERSION) -> dict[str, Any]:
+    async def metadata(name: Annotated[str, known], version: str = VERSION) -> dict[str, Any]:
         model = _find(models, name, version)
         return {
             "name": name,
@@ -121,13 +124,13 @@ def _add_metadata(routes: APIRouter, recognizer: Recognizer, models: dict[str, K
 
     @routes.get("/v2/models/{name}/ready", responses=BAD)
     @routes.get("/v2/models/{name}/versions/{version}/ready", include_in_schema=False)
-    async def model_ready(name: str, version: str = VERSION) -> dict[str, Any]:
+    async def model_ready(name: Annotated[str, known], version: str = VERSION) -> dict[str, Any]:
         _find(models, name, version)
         return {"name": name, "ready": True}
 
     @routes.get("/v2/models/{name}/config", responses=BAD)
     @routes.get("/v2/models/{name}/versions/{version}/config", include_in_schema=False)
-    async def config(name: str, version: str = VERSION) -> dict[str, Any]:
+    async def config(name: Annotated[str, known], version: str = VERSION) -> dict[str, Any]:
         """Triton's extension, which NVIDIA's client asks before it sends."""
         model = _find(models, name, version)
         return {

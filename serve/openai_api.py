@@ -5,7 +5,7 @@ Knows nothing of Ray: routes over any `Recognizer`. Errors in OpenAI's shape are
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, UploadFile
+from fastapi import APIRouter, File, Form, Path, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from serve.errors import ApiError
@@ -34,12 +34,14 @@ def openai_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> AP
     """
     routes = APIRouter()
     _add_model_routes(routes, card)
+    names: dict[str, Any] = {"enum": [card.name]}
+    formats: dict[str, Any] = {"enum": list(FORMATS)}
 
     @routes.post("/v1/audio/transcriptions", response_model=None, responses=TRANSCRIPT_REPLY)
     async def create_transcription(
         file: Annotated[UploadFile, File(description=READABLE)],
-        model: Annotated[str, Form()],
-        response_format: Annotated[str, Form(description=", ".join(FORMATS))] = "json",
+        model: Annotated[str, Form(json_schema_extra=names)],
+        response_format: Annotated[str, Form(json_schema_extra=formats)] = "json",
         stream: Annotated[bool, Form()] = False,
         temperature: Annotated[float, Form(ge=0, le=1, description="accepted, without effect")] = 0.0,
         language: Annotated[str | None, Form(description="accepted, without effect")] = None,
@@ -120,6 +122,6 @@ def _add_model_routes(routes: APIRouter, card: ModelCard) -> None:
         return {"object": "list", "data": [model]}
 
     @routes.get("/v1/models/{name}", responses={404: {"description": "No such model"}})
-    async def retrieve_model(name: str) -> dict[str, Any]:
+    async def retrieve_model(name: Annotated[str, Path(json_schema_extra={"enum": [card.name]})]) -> dict[str, Any]:
         require_model(name, card)
         return model
