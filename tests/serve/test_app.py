@@ -9,6 +9,9 @@ import openai
 import pytest
 import soundfile
 import torch
+import yaml
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.speech import FeatureConfig, TextConfig
@@ -16,9 +19,11 @@ from jasper_ray.errors import BundleError, CapacityError
 from jasper_ray.inference.transcriber import Transcriber
 from jasper_ray.model.bundle import BundleConfig, build_model, save_bundle
 from jobs.serve import serving
-from serve.app import ServeArgs, build
+from serve.app import DEPLOYMENT, ServeArgs, Tuning, build
 
 pytestmark = pytest.mark.ray
+
+ARGS = ServeArgs(bundle="", max_batch_size=8, cpus_per_replica=0.5)
 
 CONFIG = BundleConfig(
     features=FeatureConfig(num_mels=16),
@@ -41,8 +46,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def url(bundle: str) -> Iterator[str]:
-    args = ServeArgs(bundle=bundle, max_batch_size=8, cpus_per_replica=0.5)
-    with serving(args, port=0) as url:
+    with serving(ARGS.model_copy(update={"bundle": bundle}), port=0) as url:
         yield url
 
 
@@ -113,3 +117,47 @@ def test_replicas_find_a_bundle_named_by_a_relative_path(bundle: str, monkeypatc
 def test_a_missing_bundle_is_said_before_replicas_start(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         build(ServeArgs(bundle=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["local", "production"])
+def test_the_serve_configs_name_what_there_is(name: str) -> None:
+    content = yaml.safe_load(Path(f"serve/{name}.yaml").read_text())
+    config = ServeDeploySchema.model_validate(content)
+    for application in config.applications:
+        assert application.import_path == "serve.app:build"
+        ServeArgs.model_validate(application.args)
+        for deployment in application.deployments:
+            assert deployment.name == DEPLOYMENT
+            Tuning.model_validate(deployment.user_config)
+
+
+def test_a_config_that_is_deployed_again_changes_limits_without_a_restart(url: str, bundle: str) -> None:
+    aside = f"{url}/aside"
+
+    def status() -> int:
+        files, data = {"file": ("a.wav", wav(np.zeros(16000, np.float32) + 0.01))}, {"model": "jasper"}
+        return httpx.post(f"{aside}/v1/audio/transcriptions", files=files, data=data, timeout=60).status_code
+
+    def started() -> int:
+        return int(httpx.get(f"{aside}/v1/models/jasper").json()["created"])
+
+    def deploy(**tuning: float) -> None:
+        application = {
+            "name": "aside",
+            "route_prefix": "/aside",
+            "import_path": "serve.app:build",
+            "args": {"bundle": bundle, "cpus_per_replica": 0.5},
+            "deployments": [{"name": DEPLOYMENT, "user_config": tuning}],
+        }
+        client = _get_global_client()
+        assert client is not None
+        client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}), _blocking=True)
+
+    deploy(max_batch_size=4)
+    before = started()
+    assert status() == 200
+    deploy(timeout_s=1e-6)
+    assert status() == 429
+    deploy(timeout_s=60)
+    assert status() == 200
+    assert started() == before
