@@ -16,7 +16,9 @@ from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.plan import plan_evaluation
 from jasper_ray.data.source import UtteranceSource
 from jasper_ray.decoding.decoder import TextDecoder, build_decoder
+from jasper_ray.errors import ConfigError
 from jasper_ray.model.bundle import Bundle, load_bundle
+from jasper_ray.observe.evaluation_report import summary
 from jasper_ray.storage import object_store
 from jasper_ray.storage.shard_cache import ShardCache
 from jasper_ray.training.assembly import read_datasets
@@ -24,6 +26,7 @@ from jasper_ray.training.evaluate import Evaluation, evaluate
 from jasper_ray.training.world import World
 from jobs.decoding import add_decoding_options, read_decoding
 from jobs.entry import run_job
+from jobs.reporting import REPORT_PAGE, write_report
 
 
 def evaluate_bundle(
@@ -76,12 +79,19 @@ def main() -> None:
         "--batch-seconds", type=float, default=160.0, help="padded seconds of audio in a batch (default 160)"
     )
     parser.add_argument("--predictions", metavar="FILE", help="write id, reference and hypothesis as JSON lines")
+    parser.add_argument("--report", metavar="FOLDER", help="write report.html and report.json: what went wrong, where")
+    parser.add_argument(
+        "--compare", metavar="FILE", help="with --report: --predictions of another bundle, to tell which is better"
+    )
+    parser.add_argument("--audio", action="store_true", help="with --report: the worst utterances can be heard in it")
     add_decoding_options(parser)
     arguments = parser.parse_args()
     run_job(partial(_evaluate, arguments))
 
 
 def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    if (arguments.compare or arguments.audio) and not arguments.report:
+        raise ConfigError("--compare and --audio need --report FOLDER: they are parts of the report")
     started_s = time.monotonic()
     paths: Sequence[str] = arguments.datasets
     manifest = read_datasets([DatasetConfig(path=path) for path in paths], key="DATASET")
@@ -98,9 +108,23 @@ def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
         )
     finally:
         decoder.close()
+    figures: dict[str, Any] = {"bundle": arguments.bundle, **evaluation.figures()}
+    if arguments.report:
+        report = write_report(
+            arguments.report,
+            bundle=bundle,
+            manifest=manifest,
+            transcripts=evaluation.transcripts,
+            title=f"{arguments.bundle} on {', '.join(paths)}",
+            compare=arguments.compare,
+            with_audio=arguments.audio,
+            device=arguments.device,
+            threads=arguments.threads,
+        )
+        figures |= {"report": object_store.join(arguments.report, REPORT_PAGE), **summary(report)}
     if arguments.predictions:
         write_predictions(arguments.predictions, manifest, evaluation)
-    return {"bundle": arguments.bundle, **evaluation.figures(), "seconds": time.monotonic() - started_s}
+    return {**figures, "seconds": time.monotonic() - started_s}
 
 
 if __name__ == "__main__":

@@ -10,28 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from jasper_ray.cluster.worker import make_loader
-from jasper_ray.config.data import DataConfig, DatasetConfig, LoaderConfig
+from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.files import dump_config
 from jasper_ray.config.speech import TextConfig
-from jasper_ray.data.manifest import Manifest
-from jasper_ray.data.plan import plan_evaluation
-from jasper_ray.data.source import UtteranceSource
-from jasper_ray.decoding.decoder import BeamSearch, GreedyDecoder, split
+from jasper_ray.decoding.decoder import BeamSearch, GreedyDecoder
 from jasper_ray.decoding.language_model import build_language_model, import_language_model
 from jasper_ray.decoding.tuning import Point, best_point, measure_weights
 from jasper_ray.errors import ConfigError
 from jasper_ray.model.bundle import Bundle, load_bundle, read_bundle_config
 from jasper_ray.observe.heat_map import plot_heat_map
 from jasper_ray.storage import object_store
-from jasper_ray.storage.shard_cache import ShardCache
 from jasper_ray.text.normalize import normalize_text
 from jasper_ray.text.wer import count_errors
 from jasper_ray.training.assembly import read_datasets
 from jobs.decoding import add_decoding_options, read_decoding
 from jobs.entry import console, run_job
+from jobs.log_probs import compute_log_probs
 
-BATCH_SECONDS = 160.0
 TUNED_FILE, MAP_FILE = "decoding.yaml", "weights.png"
 
 
@@ -72,25 +67,6 @@ def _import(arguments: argparse.Namespace) -> Mapping[str, Any]:
         Path(arguments.file), words, arguments.output, unit=arguments.unit, source=arguments.file
     )
     return {"language_model": arguments.output, **config.model_dump(mode="json")}
-
-
-@torch.inference_mode()
-def compute_log_probs(bundle: Bundle, manifest: Manifest, *, device: str, threads: int) -> list[np.ndarray]:
-    """`(T, V)` log-probabilities of every utterance, in the manifest's order."""
-    data = DataConfig()
-    cache = ShardCache(Path(data.cache_dir).expanduser(), int(data.cache_max_gb * 1e9))
-    source = UtteranceSource(manifest, bundle.alphabet, bundle.config.features, None, 0, cache)
-    batches = plan_evaluation(manifest.durations_s, seconds_per_batch=BATCH_SECONDS)
-    loader = make_loader(bundle.config.features, LoaderConfig(num_threads=threads))
-    found: dict[int, np.ndarray] = {}
-    try:
-        for batch in loader.load(source.microbatch(rows.tolist(), 0) for rows in batches):
-            batch = batch.to(torch.device(device))
-            log_probs, lengths = bundle.model(batch.features, batch.feature_lengths)
-            found |= dict(zip(batch.indices, split(log_probs, lengths), strict=True))
-    finally:
-        loader.close()
-    return [found[row] for row in range(len(manifest))]
 
 
 def _tune(arguments: argparse.Namespace) -> Mapping[str, Any]:

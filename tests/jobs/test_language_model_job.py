@@ -79,3 +79,21 @@ def test_a_decoding_that_cannot_be_is_refused_before_anything_is_decoded(
     result = run("jobs.evaluate", folder / "run" / "bundle", folder / "evaluation", "--decoding", option)
     assert result.returncode == 1
     assert message in result.stderr.splitlines()[-1]
+
+
+def test_an_evaluation_writes_its_report_and_compares_two_sets_of_transcripts(
+    submitted: Submitted, tmp_path: Path
+) -> None:
+    bundle, evaluation = submitted.folder / "run" / "bundle", submitted.folder / "evaluation"
+    predictions, report = tmp_path / "predictions.jsonl", tmp_path / "report"
+    figures(run("jobs.evaluate", bundle, evaluation, "--predictions", predictions))
+    found = figures(run("jobs.evaluate", bundle, evaluation, "--report", report, "--compare", predictions, "--audio"))
+    assert (found["difference"], found["p_value"]) == (0.0, 1.0)
+    page = (report / "report.html").read_text()
+    assert f"{found['wer']:.2%}" in page
+    assert json.loads((report / "report.json").read_text())["num_utterances"] == found["num_utterances"]
+    refused = run("jobs.evaluate", bundle, evaluation, "--audio")
+    assert "need --report FOLDER" in refused.stderr.splitlines()[-1]
+    predictions.write_text("not json\n")
+    broken = run("jobs.evaluate", bundle, evaluation, "--report", report, "--compare", predictions)
+    assert f"{predictions}, line 1: not a prediction" in broken.stderr.splitlines()[-1]
