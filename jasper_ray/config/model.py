@@ -1,6 +1,7 @@
 """The shape of a Jasper model: a list of blocks, or the name of one of the presets below.
 
-Source: Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Model"; widths and dropouts as NVIDIA's.
+Source: Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Model", and Kriman et al. 2020, "QuartzNet:
+Deep Automatic Speech Recognition with 1D Time-Channel Separable Convolutions"; widths and dropouts as NVIDIA's.
 """
 
 from typing import Literal, Self
@@ -27,6 +28,8 @@ class BlockConfig(StrictModel):
     """Dropout after each activation."""
     residual: Literal["none", "plain", "dense"] = "none"
     """`plain` adds the block's input; `dense` adds the outputs of all blocks since the last block without `dense`."""
+    separable: bool = False
+    """Convolve every channel by itself, then mix channels frame by frame, as QuartzNet does."""
 
     @model_validator(mode="after")
     def _length_is_kept(self) -> Self:
@@ -61,19 +64,35 @@ def jasper_blocks(
     return tuple(blocks)
 
 
+def quartznet_blocks(repeat: int, *, copies: int) -> tuple[BlockConfig, ...]:
+    """QuartzNet's separable prologue, `copies` of each of its five middle blocks and its two closing blocks."""
+    blocks = [BlockConfig(filters=256, kernel=33, stride=2, separable=True)]
+    for filters, kernel in ((256, 33), (256, 39), (512, 51), (512, 63), (512, 75)):
+        block = BlockConfig(filters=filters, kernel=kernel, repeat=repeat, residual="plain", separable=True)
+        blocks += [block] * copies
+    blocks.append(BlockConfig(filters=512, kernel=87, dilation=2, separable=True))
+    blocks.append(BlockConfig(filters=1024, kernel=1))
+    return tuple(blocks)
+
+
 JASPER_MIDDLE = ((256, 11, 0.2), (384, 13, 0.2), (512, 17, 0.2), (640, 21, 0.3), (768, 25, 0.3))
 
-PRESETS: dict[str, tuple[BlockConfig, ...]] = {
+Preset = Literal["jasper10x5dr", "jasper5x3", "jasper5x1dr", "quartznet15x5", "quartznet10x5", "quartznet5x5"]
+
+PRESETS: dict[Preset, tuple[BlockConfig, ...]] = {
     "jasper10x5dr": jasper_blocks(5, JASPER_MIDDLE),
     "jasper5x3": jasper_blocks(3, JASPER_MIDDLE, copies=1),
     "jasper5x1dr": jasper_blocks(1, JASPER_MIDDLE, copies=1),
+    "quartznet15x5": quartznet_blocks(5, copies=3),
+    "quartznet10x5": quartznet_blocks(5, copies=2),
+    "quartznet5x5": quartznet_blocks(5, copies=1),
 }
 
 
 class ModelConfig(StrictModel):
     """The encoder; its input width comes from `features.num_mels`, its output from `text.alphabet`."""
 
-    preset: Literal["jasper10x5dr", "jasper5x3", "jasper5x1dr"] | None = "jasper10x5dr"
+    preset: Preset | None = "jasper10x5dr"
     """A named list of blocks; null takes `blocks`."""
     blocks: tuple[BlockConfig, ...] = ()
     """The blocks from input to output, when `preset` is null."""
@@ -90,6 +109,11 @@ class ModelConfig(StrictModel):
     def resolved_blocks(self) -> tuple[BlockConfig, ...]:
         """The blocks, whether they were named or listed."""
         return PRESETS[self.preset] if self.preset else self.blocks
+
+    @property
+    def is_separable(self) -> bool:
+        """Whether any block is: then NVIDIA names the layers of all as in QuartzNet."""
+        return any(block.separable for block in self.resolved_blocks)
 
     @property
     def total_stride(self) -> int:

@@ -1,7 +1,7 @@
-"""Jasper: blocks of masked 1-D convolutions with (dense) residuals, and a linear CTC decoder.
+"""Jasper and QuartzNet: blocks of masked 1-D convolutions with (dense) residuals, and a linear CTC decoder.
 
-Source: Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Model". Layer names and numerics are those
-of NVIDIA's implementation of 2021, so that its weights load by name.
+Source: Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Model"; Kriman et al. 2020 for separable
+blocks. Layer names and numerics are those of NVIDIA's implementations of 2021, so that their weights load by name.
 """
 
 from collections.abc import Callable
@@ -68,14 +68,22 @@ INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _conv(inputs: int, block: BlockConfig) -> nn.Conv1d:
+def _convolutions(inputs: int, block: BlockConfig) -> list[nn.Conv1d]:
+    """The convolution of a sub-block, or the two that a separable one consists of."""
+    if block.separable:
+        return [_conv(inputs, inputs, block, groups=inputs), nn.Conv1d(inputs, block.filters, 1, bias=False)]
+    return [_conv(inputs, block.filters, block)]
+
+
+def _conv(inputs: int, outputs: int, block: BlockConfig, *, groups: int = 1) -> nn.Conv1d:
     return nn.Conv1d(
         inputs,
-        block.filters,
+        outputs,
         block.kernel,
         stride=block.stride,
         dilation=block.dilation,
         padding=(block.kernel // 2) * block.dilation,
+        groups=groups,
         bias=False,
     )
 
@@ -93,22 +101,33 @@ class JasperBlock(nn.Module):
         branches: Channels of each tensor that joins through a 1x1 convolution and batch norm of its own.
         block: Its shape.
         config: Names the non-linearity and what batch norm does with padding.
+
+    The sub-blocks' layers are `conv`, in a model with separable blocks `mconv`, and slots count as in NVIDIA's models.
     """
 
     def __init__(self, inputs: int, branches: list[int], block: BlockConfig, config: ModelConfig) -> None:
         super().__init__()
         act = ACTIVATIONS[config.activation]
         norm = partial(BatchNorm, block.filters, excludes_padding=config.batch_norm_padding == "exclude")
-        self.conv = nn.ModuleList()
+        layers = nn.ModuleList()
         for r in range(block.repeat):
-            self.conv.extend([_conv(inputs if r == 0 else block.filters, block), norm()])
+            layers.extend([*_convolutions(inputs if r == 0 else block.filters, block), norm()])
             if r < block.repeat - 1:
-                self.conv.extend([act(), nn.Dropout(block.dropout)])
+                layers.extend([act(), nn.Dropout(block.dropout)])
+        self._layers_name = "mconv" if config.is_separable else "conv"
+        self.add_module(self._layers_name, layers)
         self.res = nn.ModuleList(
             nn.Sequential(nn.Conv1d(width, block.filters, 1, bias=False), norm()) for width in branches
         )
         self.out = nn.Sequential(act(), nn.Dropout(block.dropout))
         self.stride = block.stride
+
+    @property
+    def sub_blocks(self) -> nn.ModuleList:
+        """Convolutions, batch norms, activations and dropouts in order."""
+        layers = getattr(self, self._layers_name)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
 
     def forward(self, x: Tensor, branches: list[Tensor], padding: Padding | None) -> Tensor:
         """Run the block.
@@ -121,10 +140,10 @@ class JasperBlock(nn.Module):
         Returns:
             `(R, filters, ceil(T / stride))`; its padding is not zero.
         """
-        for position, layer in enumerate(self.conv):
-            x = layer(x, padding) if isinstance(layer, BatchNorm) else layer(x)
-            if position % 4 == 3:  # after a dropout comes the next convolution
+        for position, layer in enumerate(self.sub_blocks):
+            if position > 0 and isinstance(layer, nn.Conv1d):
                 x = mask_padding(x, padding)
+            x = layer(x, padding) if isinstance(layer, BatchNorm) else layer(x)
         for pane, branch in zip(self.res, branches, strict=True):
             assert isinstance(pane, nn.Sequential)
             conv, norm = pane

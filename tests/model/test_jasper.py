@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.model.jasper import Jasper, num_parameters
@@ -44,6 +45,44 @@ def test_jasper10x5dr_has_exactly_nvidias_tensor_names_and_shapes(nvidia_fixture
     assert ours == set(rows)
 
 
+def test_quartznet15x5_has_exactly_nvidias_tensor_names_and_shapes(nvidia_fixtures: Path) -> None:
+    with torch.device("meta"):
+        model = Jasper(ModelConfig(preset="quartznet15x5"), num_mels=64, num_labels=29)
+    assert num_parameters(model) == 18_924_381
+    ours = {(name, str(tuple(tensor.shape))) for name, tensor in model.state_dict().items()}
+    text = (nvidia_fixtures / "keys_quartznet15x5.txt").read_text()
+    rows = re.findall(r"^KEY (\S+) (\(.*?\))", text, re.MULTILINE)
+    assert len(rows) == 637
+    assert ours == set(rows)
+
+
+def test_a_separable_block_is_a_convolution_per_channel_and_one_per_frame_each_behind_a_mask() -> None:
+    torch.manual_seed(5)
+    block = BlockConfig(filters=6, kernel=5, repeat=2, residual="plain", separable=True)
+    model = Jasper(ModelConfig(preset=None, blocks=(block,)), num_mels=4, num_labels=3)
+    x, lengths = torch.randn(2, 4, 20), torch.tensor([20, 13])
+    valid = (torch.arange(20) < lengths[:, None])[:, None, :]
+    layers = model.encoder.layers[0]
+    features = torch.where(valid, x, 0.0)
+    expected = features
+    for first in (0, 5):
+        depthwise, pointwise, norm = layers.mconv[first : first + 3]
+        per_channel = [
+            functional.conv1d(expected[:, c : c + 1], depthwise.weight[c : c + 1], padding=2)
+            for c in range(expected.shape[1])
+        ]
+        mixed = torch.einsum("oc,bct->bot", pointwise.weight[:, :, 0], torch.where(valid, torch.cat(per_channel, 1), 0))
+        # The statistics of training see what a mask left between the two convolutions.
+        mean, var = mixed.mean((0, 2), keepdim=True), mixed.var((0, 2), unbiased=False, keepdim=True)
+        expected = (mixed - mean) / torch.sqrt(var + norm.eps)
+        if first == 0:
+            expected = torch.where(valid, expected.relu(), 0.0)
+    branch = torch.einsum("oc,bct->bot", layers.res[0][0].weight[:, :, 0], features)
+    mean, var = branch.mean((0, 2), keepdim=True), branch.var((0, 2), unbiased=False, keepdim=True)
+    expected = (expected + (branch - mean) / torch.sqrt(var + 1e-3)).relu()
+    torch.testing.assert_close(model.encoder(x, lengths)[0], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_log_probs_equal_nvidias_for_the_same_weights(nvidia_fixtures: Path) -> None:
     saved = torch.load(nvidia_fixtures / "jasper5x1dr_masked.pt", weights_only=True)
     arrays = np.load(nvidia_fixtures / "jasper5x1dr_masked.npz")
@@ -60,12 +99,12 @@ def test_log_probs_equal_nvidias_for_the_same_weights(nvidia_fixtures: Path) -> 
     np.testing.assert_allclose(log_probs.numpy(), arrays["log_probs"], atol=1e-5)
 
 
-def small_model(seed: int = 3, residual: str = "dense", masked: bool = True) -> Jasper:
+def small_model(seed: int = 3, residual: str = "dense", *, masked: bool = True, separable: bool = False) -> Jasper:
     torch.manual_seed(seed)
     blocks = (
         BlockConfig(filters=16, kernel=11, stride=2, dropout=0.2),
-        BlockConfig(filters=16, kernel=5, repeat=2, residual=residual, dropout=0.2),
-        BlockConfig(filters=24, kernel=7, repeat=2, residual=residual, dropout=0.2),
+        BlockConfig(filters=16, kernel=5, repeat=2, residual=residual, dropout=0.2, separable=separable),
+        BlockConfig(filters=24, kernel=7, repeat=2, residual=residual, dropout=0.2, separable=separable),
         BlockConfig(filters=24, kernel=9, dilation=2),
         BlockConfig(filters=32, kernel=1),
     )
@@ -78,10 +117,11 @@ def small_model(seed: int = 3, residual: str = "dense", masked: bool = True) -> 
     return model.eval()
 
 
+@pytest.mark.parametrize("separable", [False, True])
 @pytest.mark.parametrize("residual", ["none", "plain", "dense"])
 @torch.inference_mode()
-def test_an_utterance_has_the_same_log_probs_alone_and_in_any_padding(residual: str) -> None:
-    model = small_model(residual=residual)
+def test_an_utterance_has_the_same_log_probs_alone_and_in_any_padding(residual: str, separable: bool) -> None:
+    model = small_model(residual=residual, separable=separable)
     features = torch.randn(1, 8, 37)
     alone, (length,) = model(features, torch.tensor([37]))
     padded = torch.full((3, 8, 90), 7.0)  # garbage in the padding
