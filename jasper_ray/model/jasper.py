@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
+from jasper_ray.model.convolution import Convolution
 from jasper_ray.model.padding import Padding, masked_batch_norm, padding_of, take_utterances
 
 Item = TypeVar("Item")
@@ -71,12 +72,12 @@ INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
 def _convolutions(inputs: int, block: BlockConfig) -> list[nn.Conv1d]:
     """The convolution of a sub-block, or the two that a separable one consists of."""
     if block.separable:
-        return [_conv(inputs, inputs, block, groups=inputs), nn.Conv1d(inputs, block.filters, 1, bias=False)]
+        return [_conv(inputs, inputs, block, groups=inputs), Convolution(inputs, block.filters, 1, bias=False)]
     return [_conv(inputs, block.filters, block)]
 
 
 def _conv(inputs: int, outputs: int, block: BlockConfig, *, groups: int = 1) -> nn.Conv1d:
-    return nn.Conv1d(
+    return Convolution(
         inputs,
         outputs,
         block.kernel,
@@ -117,7 +118,7 @@ class JasperBlock(nn.Module):
         self._layers_name = "mconv" if config.is_separable else "conv"
         self.add_module(self._layers_name, layers)
         self.res = nn.ModuleList(
-            nn.Sequential(nn.Conv1d(width, block.filters, 1, bias=False), norm()) for width in branches
+            nn.Sequential(Convolution(width, block.filters, 1, bias=False), norm()) for width in branches
         )
         self.out = nn.Sequential(act(), nn.Dropout(block.dropout))
         self.stride = block.stride
@@ -201,7 +202,7 @@ class JasperDecoder(nn.Module):
 
     def __init__(self, inputs: int, num_labels: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv1d(inputs, num_labels, 1, bias=True))
+        self.layers = nn.Sequential(Convolution(inputs, num_labels, 1, bias=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, T)` to `(B, T, V)` log-probabilities."""

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.model.bundle import BundleConfig, build_model, load_bundle, load_weights
+from jasper_ray.model.convolution import set_convolution_method
 from jasper_ray.model.jasper import num_parameters
 from jasper_ray.storage import object_store
 from jasper_ray.text.alphabet import Alphabet
@@ -38,6 +39,7 @@ class RunState:
         if config.init_from:
             source = load_bundle(config.init_from)
             load_weights(self.model, source.model.state_dict(), source=config.init_from)
+        set_convolution_method(self.model, config.training.convolution)
         self.model.to(world.device)
         self.optimizer = build_optimizer(self.model, config.optimizer)
         decay = config.training.ema_decay
