@@ -4,14 +4,18 @@ The method changes how fast a layer is and how its sums are rounded, never its w
 checkpoint written with one method is read with any other.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Method = Literal["conv1d", "channels_last"]
+from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv
+
+Method = Literal["conv1d", "channels_last", "frequency"]
 METHODS: tuple[Method, ...] = get_args(Method)
+HOP_OF_KERNEL = 2
+"""Output frames of a tile per tap: fewer cost more products, more cost larger spectra of the weights."""
 
 
 class Convolution(nn.Conv1d):
@@ -20,15 +24,45 @@ class Convolution(nn.Conv1d):
     `conv1d`: torch's own, `(R, C, T)` in memory as it is written.
     `channels_last`: a two-dimensional convolution of one row; the channels of a frame lie together in memory. What
     comes in otherwise is copied, what goes out stays so.
+    `frequency`: matrix products over spectra (`jasper_ray.model.fourier`), in the same layout; a layer that this cannot
+    compute (a stride, groups, a bias, an even kernel, other than `same` padding) or that gains nothing from it (a kernel
+    of one frame) is computed as `channels_last`.
     """
 
     method: Method = "conv1d"
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._spectrum = WeightSpectrum()
+
     def forward(self, x: Tensor) -> Tensor:
         """`(R, C, T)` to `(R, C', T')`."""
-        if self.method == "channels_last":
-            return self._channels_last(x)
-        return super().forward(x)
+        if self.method == "conv1d":
+            return super().forward(x)
+        if self.method == "frequency" and self.has_frequency_method:
+            return self._in_frequency_domain(x)
+        return self._channels_last(x)
+
+    @property
+    def has_frequency_method(self) -> bool:
+        """Whether method `frequency` computes this layer in the frequency domain."""
+        (kernel,), (dilation,) = self.kernel_size, self.dilation
+        return (
+            kernel > 1
+            and kernel % 2 == 1
+            and self.stride == (1,)
+            and self.groups == 1
+            and self.bias is None
+            and self.padding == (kernel // 2 * dilation,)
+        )
+
+    def _in_frequency_domain(self, x: Tensor) -> Tensor:
+        (kernel,), (dilation,) = self.kernel_size, self.dilation
+        tiling = Tiling.of(x.shape[2], kernel=kernel, dilation=dilation, hop=HOP_OF_KERNEL * kernel)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        factors = self._spectrum(self.weight, tiling, dtype)
+        return fourier_conv(x.transpose(1, 2), self.weight, factors, tiling).transpose(1, 2)
 
     def _channels_last(self, x: Tensor) -> Tensor:
         assert isinstance(self.padding, tuple)

@@ -1,0 +1,144 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from jasper_ray.model.convolution import Convolution
+from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv
+
+
+def gradients_of_direct_sum(x: Tensor, weight: Tensor, grad: Tensor, dilation: int) -> tuple[Tensor, ...]:
+    """Output, input's and weight's gradient of the plain sum."""
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    padding = weight.shape[2] // 2 * dilation
+    y = functional.conv1d(x.transpose(1, 2), weight, padding=padding, dilation=dilation).transpose(1, 2)
+    return (y.detach(), *torch.autograd.grad(y, [x, weight], grad))
+
+
+def gradients_of_spectra(
+    x: Tensor, weight: Tensor, grad: Tensor, dilation: int, hop: int, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    tiling = Tiling.of(x.shape[1], kernel=weight.shape[2], dilation=dilation, hop=hop)
+    y = fourier_conv(x, weight, WeightSpectrum()(weight, tiling, dtype), tiling)
+    return (y.detach(), *torch.autograd.grad(y, [x, weight], grad.to(dtype)))
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    return float((got.double() - expected.double()).norm() / expected.double().norm())
+
+
+def frequency_layer(channels: int = 8, kernel: int = 11) -> Convolution:
+    torch.manual_seed(1)
+    layer = Convolution(channels, channels, kernel, padding=kernel // 2, bias=False)
+    layer.method = "frequency"
+    return layer
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 3),
+    frames=st.integers(1, 130),
+    inputs=st.integers(1, 6),
+    outputs=st.integers(1, 6),
+    kernel=st.integers(1, 14).map(lambda half: 2 * half + 1),
+    dilation=st.integers(1, 3),
+    hop=st.integers(1, 70),
+    seed=st.integers(0, 99),
+)
+def test_values_and_gradients_are_those_of_the_direct_sum(
+    rows: int, frames: int, inputs: int, outputs: int, kernel: int, dilation: int, hop: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, grad = (
+        torch.randn(shape, generator=generator, dtype=torch.double)
+        for shape in ((rows, frames, inputs), (outputs, inputs, kernel), (rows, frames, outputs))
+    )
+    expected = gradients_of_direct_sum(x, weight, grad, dilation)
+    got = gradients_of_spectra(x, weight, grad, dilation, hop, torch.double)
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
+def test_rounding_stays_within_a_small_multiple_of_the_direct_sums(dtype: torch.dtype, bound: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 300, 96).to(dtype).double()
+    weight = (torch.randn(96, 96, 17) / 40).to(dtype).double()
+    grad = torch.randn(2, 300, 96).to(dtype).double()
+    expected = gradients_of_direct_sum(x, weight, grad, 1)
+    direct = gradients_of_direct_sum(x.to(dtype), weight.to(dtype), grad.to(dtype), 1)
+    got = gradients_of_spectra(x.to(dtype), weight.to(dtype), grad.to(dtype), 1, 34, dtype)
+    for ours, theirs, exact in zip(got, direct, expected, strict=True):
+        assert relative_error(ours, exact) < bound
+        assert relative_error(ours, exact) < 4 * relative_error(theirs, exact)
+
+
+def test_a_row_does_not_hear_its_neighbour() -> None:
+    layer = frequency_layer().double()
+    x = torch.randn(3, 8, 70, dtype=torch.double)
+    alone = torch.cat([layer(row[None]) for row in x])
+    torch.testing.assert_close(layer(x), alone)
+
+
+def test_under_autocast_the_layer_computes_in_half_and_gives_gradients_in_the_weights_own_type() -> None:
+    layer = frequency_layer()
+    x = torch.randn(2, 8, 70, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert layer.weight.grad is not None and x.grad is not None
+    assert layer.weight.grad.dtype == x.grad.dtype == torch.float32
+    assert layer.weight.grad.shape == layer.weight.shape
+
+
+def test_one_transform_of_the_weights_serves_every_micro_batch_until_they_change() -> None:
+    layer = frequency_layer()
+    x = torch.randn(1, 8, 64)
+    tiling = Tiling.of(64, kernel=11, dilation=1, hop=22)
+    for _ in range(2):
+        layer(x).sum().backward()
+    first = layer._spectrum(layer.weight, tiling, torch.float32)
+    assert layer._spectrum(layer.weight, tiling, torch.float32) is first
+    assert layer.weight.grad is not None
+    accumulated = layer.weight.grad.clone()
+    layer.weight.grad = None
+    layer(x).sum().backward()
+    torch.testing.assert_close(accumulated, 2 * layer.weight.grad)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    second = layer._spectrum(layer.weight, tiling, torch.float32)
+    torch.testing.assert_close(second, 2 * first)
+
+
+def test_other_weights_for_evaluation_are_noticed_and_the_own_ones_again_after_it() -> None:
+    layer, x = frequency_layer(), torch.randn(1, 8, 64)
+    own = layer(x).detach()
+    averaged = {"weight": 3 * layer.weight.detach()}
+    with torch.inference_mode():
+        torch.testing.assert_close(functional_call(layer, averaged, (x,)), 3 * own)
+        averaged["weight"].mul_(2)
+        torch.testing.assert_close(functional_call(layer, averaged, (x,)), 6 * own)
+        torch.testing.assert_close(functional_call(layer, {"weight": layer.weight * 5}, (x,)), 5 * own)
+        torch.testing.assert_close(layer(x), own)
+    layer(x).sum().backward()  # a spectrum made in inference mode could not be kept for this
+    assert layer.weight.grad is not None
+    layer.load_state_dict(averaged)
+    torch.testing.assert_close(layer(x), 6 * own)
+
+
+def test_a_layer_that_has_been_used_can_be_copied_and_stored() -> None:
+    layer, x = frequency_layer(), torch.randn(1, 8, 64)
+    own = layer(x)
+    copied = copy.deepcopy(layer)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    torch.testing.assert_close(copied(x), own)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(layer))(x), 2 * own)
