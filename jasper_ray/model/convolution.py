@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv
+from jasper_ray.model.layout import Dropout
 
 Method = Literal["conv1d", "channels_last", "frequency"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -24,9 +25,9 @@ class Convolution(nn.Conv1d):
     `conv1d`: torch's own, `(R, C, T)` in memory as it is written.
     `channels_last`: a two-dimensional convolution of one row; the channels of a frame lie together in memory. What
     comes in otherwise is copied, what goes out stays so.
-    `frequency`: matrix products over spectra (`jasper_ray.model.fourier`), in the same layout; a layer that this cannot
-    compute (a stride, groups, a bias, an even kernel, other than `same` padding) or that gains nothing from it (a kernel
-    of one frame) is computed as `channels_last`.
+    `frequency`: matrix products over spectra (`jasper_ray.model.fourier`), in the same layout; a layer that this
+    cannot compute (a stride, groups, a bias, an even kernel, other than `same` padding), or that gains nothing from it
+    (a kernel of one frame), is computed as `channels_last`.
     """
 
     method: Method = "conv1d"
@@ -65,6 +66,8 @@ class Convolution(nn.Conv1d):
         return fourier_conv(x.transpose(1, 2), self.weight, factors, tiling).transpose(1, 2)
 
     def _channels_last(self, x: Tensor) -> Tensor:
+        if self.kernel_size == self.stride == (1,) and self.groups == 1:
+            return functional.linear(x.transpose(1, 2), self.weight[:, :, 0], self.bias).transpose(1, 2)
         assert isinstance(self.padding, tuple)
         return functional.conv2d(
             x.unsqueeze(2).contiguous(memory_format=torch.channels_last),
@@ -78,7 +81,7 @@ class Convolution(nn.Conv1d):
 
 
 def set_convolution_method(model: nn.Module, method: Method) -> None:
-    """Compute every convolution of a model in one way.
+    """Compute every convolution of a model in one way, and draw its dropout in a way that suits the layout.
 
     Raises:
         ValueError: There is no such method.
@@ -88,3 +91,5 @@ def set_convolution_method(model: nn.Module, method: Method) -> None:
     for module in model.modules():
         if isinstance(module, Convolution):
             module.method = method
+        elif isinstance(module, Dropout):
+            module.in_words = method != "conv1d"

@@ -1,11 +1,11 @@
 """Convolution in the frequency domain, with gradients: three kinds of matrix product and nothing else.
 
 Overlap-save: all rows lie on one time axis, zeros between them, cut into tiles that overlap by a kernel. A tile's
-transform is a product with a constant matrix, its spectrum a few hundred small real products over channels, the way back
-again a constant matrix. A complex frequency costs three real products (Gauss), so that a tile of N frames has about
-1.5 N real rows and `y = C ((A x) * (B w))` is bilinear in tiles x and kernel w. Both gradients follow by transposing:
-`grad_x = A' ((C' grad_y) * (B w))` and `grad_w = B' ((C' grad_y) * (A x))`, so one transform of the weights serves
-forward and backward, and one of the output's gradient serves both gradients.
+transform is a product with a constant matrix, between spectra there is one real product over channels per row, and the
+way back is a constant matrix again. A complex frequency costs three real products (Gauss), so that a tile of N frames
+has about 1.5 N real rows and `y = C ((A x) * (B w))` is bilinear in tiles x and kernel w. Both gradients follow by
+transposing: `grad_x = A' ((C' grad_y) * (B w))` and `grad_w = B' ((C' grad_y) * (A x))`, so one transform of the
+weights serves forward and backward, and one of the output's gradient serves both gradients.
 """
 
 import math

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.model.convolution import Convolution
+from jasper_ray.model.layout import Dropout, as_picture, like, zero_where
 from jasper_ray.model.padding import Padding, masked_batch_norm, padding_of, take_utterances
 
 Item = TypeVar("Item")
@@ -45,7 +46,7 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
         """Normalise `(R, C, T)` per channel; a layer that excludes padding is told which frames are."""
         if not self.training:
-            return super().forward(x)
+            return super().forward(x) if x.is_contiguous() else self._with_running_statistics(x)
         if self.excludes_padding and padding is not None:
             y, mean, var = masked_batch_norm(x, self.weight, self.bias, padding, eps=self.eps)
             self.mean_sum += mean
@@ -53,10 +54,18 @@ class BatchNorm(nn.BatchNorm1d):
             return y
         # With momentum 1 the "running" arguments come back as this micro-batch's mean and unbiased variance.
         mean, var = torch.zeros_like(self.mean_sum), torch.ones_like(self.var_sum)
-        y = functional.batch_norm(x, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+        y = functional.batch_norm(
+            as_picture(x), mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
+        )
         self.mean_sum += mean
         self.var_sum += var
-        return y
+        return like(y, x)
+
+    def _with_running_statistics(self, x: Tensor) -> Tensor:
+        y = functional.batch_norm(
+            as_picture(x), self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+        return like(y, x)
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "hardtanh": nn.Hardtanh, "selu": nn.SELU}
@@ -91,7 +100,7 @@ def _conv(inputs: int, outputs: int, block: BlockConfig, *, groups: int = 1) -> 
 
 def mask_padding(x: Tensor, padding: Padding | None) -> Tensor:
     """Set the padding of `(R, C, T)` to zero; none known, no change."""
-    return x if padding is None else x.masked_fill(padding.mask, 0.0)
+    return x if padding is None else zero_where(x, padding.mask)
 
 
 class JasperBlock(nn.Module):
@@ -114,13 +123,13 @@ class JasperBlock(nn.Module):
         for r in range(block.repeat):
             layers.extend([*_convolutions(inputs if r == 0 else block.filters, block), norm()])
             if r < block.repeat - 1:
-                layers.extend([act(), nn.Dropout(block.dropout)])
+                layers.extend([act(), Dropout(block.dropout)])
         self._layers_name = "mconv" if config.is_separable else "conv"
         self.add_module(self._layers_name, layers)
         self.res = nn.ModuleList(
             nn.Sequential(Convolution(width, block.filters, 1, bias=False), norm()) for width in branches
         )
-        self.out = nn.Sequential(act(), nn.Dropout(block.dropout))
+        self.out = nn.Sequential(act(), Dropout(block.dropout))
         self.stride = block.stride
 
     @property

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from jasper_ray.model.layout import as_picture, like
+
 
 class Padding(NamedTuple):
     """The padding of a batch at one stride."""
@@ -77,7 +79,10 @@ def masked_batch_norm(
     Returns:
         `(R, C, T)` normalised, its padding not zero; `(C,)` mean and `(C,)` unbiased variance, without gradients.
     """
-    return _MaskedBatchNorm.apply(x, weight, bias, padding.mask, padding.num_valid, eps)  # type: ignore[no-any-return, no-untyped-call]
+    picture = as_picture(x)
+    mask = padding.mask.unsqueeze(2) if picture.dim() > x.dim() else padding.mask
+    y, mean, var = _MaskedBatchNorm.apply(picture, weight, bias, mask, padding.num_valid, eps)  # type: ignore[no-untyped-call]
+    return like(y, x), mean, var
 
 
 class _MaskedBatchNorm(torch.autograd.Function):
@@ -116,7 +121,7 @@ def _valid_statistics(x: Tensor, num_valid: Tensor, *, like: Tensor) -> tuple[Te
     The variance of all frames is sound (no difference of large sums); zeros in a share 1 - 1/r of the frames scale the
     mean by 1/r and add (r - 1) * (mean/r)^2 to the variance times 1/r.
     """
-    num_all = x.shape[0] * x.shape[2]
+    num_all = x.numel() // x.shape[1]
     mean_of_all, var_of_all = torch.zeros_like(like), torch.ones_like(like)
     torch.batch_norm_update_stats(x, mean_of_all, var_of_all, 1.0)  # gives the unbiased variance
     ratio = num_all / num_valid
