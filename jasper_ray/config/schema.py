@@ -59,9 +59,9 @@ class TrainingConfig(StrictModel):
     """Stop this job when the run has made so many epochs in all; the schedule stays."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the encoder; CTC and log-softmax are always fp32."""
-    convolution: Literal["conv1d", "channels_last", "frequency"] = "conv1d"
-    """How convolutions are computed: by torch's own, by another layout, or in the frequency domain (several times
-    faster for wide kernels, more rounding in bf16; docs/convolutions.md)."""
+    convolution: Literal["conv1d", "channels_last", "frequency", "auto"] = "conv1d"
+    """How convolutions are computed: by torch's own, in another layout, in the frequency domain (several times faster
+    for wide kernels, more rounding in bf16), or each in the fastest way known (docs/convolutions.md)."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Decay of the averaged weights that are evaluated and deployed; 0 turns averaging off."""
     log_every_steps: int = Field(25, ge=1)

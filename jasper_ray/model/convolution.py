@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jasper_ray.model.choice import LayerCase, choose
 from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv
 from jasper_ray.model.layout import Dropout
 
-Method = Literal["conv1d", "channels_last", "frequency"]
+Method = Literal["conv1d", "channels_last", "frequency", "auto"]
 METHODS: tuple[Method, ...] = get_args(Method)
 HOP_OF_KERNEL = 2
 """Output frames of a tile per tap: fewer cost more products, more cost larger spectra of the weights."""
@@ -28,6 +29,7 @@ class Convolution(nn.Conv1d):
     `frequency`: matrix products over spectra (`jasper_ray.model.fourier`), in the same layout; a layer that this
     cannot compute (a stride, groups, a bias, an even kernel, other than `same` padding), or that gains nothing from it
     (a kernel of one frame), is computed as `channels_last`.
+    `auto`: one of these, for each layer and shape by a table of measurements (`jasper_ray.model.choice`).
     """
 
     method: Method = "conv1d"
@@ -38,11 +40,22 @@ class Convolution(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(R, C, T)` to `(R, C', T')`."""
-        if self.method == "conv1d":
+        method = choose(self._case(x)) if self.method == "auto" else self.method
+        if method == "conv1d":
             return super().forward(x)
-        if self.method == "frequency" and self.has_frequency_method:
+        if method == "frequency" and self.has_frequency_method:
             return self._in_frequency_domain(x)
         return self._channels_last(x)
+
+    def _case(self, x: Tensor) -> LayerCase:
+        return LayerCase(
+            channels=min(self.in_channels, self.out_channels) // self.groups,
+            kernel=self.kernel_size[0],
+            frames=x.shape[0] * x.shape[2] if self.training else None,
+            device=x.device.type,
+            dtype=_dtype_of_products(x),
+            has_frequency_method=self.has_frequency_method,
+        )
 
     @property
     def has_frequency_method(self) -> bool:
@@ -60,9 +73,7 @@ class Convolution(nn.Conv1d):
     def _in_frequency_domain(self, x: Tensor) -> Tensor:
         (kernel,), (dilation,) = self.kernel_size, self.dilation
         tiling = Tiling.of(x.shape[2], kernel=kernel, dilation=dilation, hop=HOP_OF_KERNEL * kernel)
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        factors = self._spectrum(self.weight, tiling, dtype)
+        factors = self._spectrum(self.weight, tiling, _dtype_of_products(x))
         return fourier_conv(x.transpose(1, 2), self.weight, factors, tiling).transpose(1, 2)
 
     def _channels_last(self, x: Tensor) -> Tensor:
@@ -78,6 +89,11 @@ class Convolution(nn.Conv1d):
             dilation=(1, *self.dilation),
             groups=self.groups,
         ).squeeze(2)
+
+
+def _dtype_of_products(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def set_convolution_method(model: nn.Module, method: Method) -> None:

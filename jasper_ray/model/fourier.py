@@ -29,18 +29,17 @@ class Tiling(NamedTuple):
 
     @classmethod
     def of(cls, num_frames: int, *, kernel: int, dilation: int, hop: int) -> Self:
-        """Tiles of about `hop` frames that waste little of a row.
+        """Whole tiles for each row, so that no tile holds two rows and none hears, or spoils, another.
 
         Args:
             num_frames: Of a row.
             kernel: Odd.
             dilation: Frames between two taps.
-            hop: Wanted output frames of a tile.
+            hop: Output frames of a tile; the same for all lengths, so that they share the weights' transform.
         """
         frames = -(-num_frames // dilation) + kernel // 2  # a row ends in zeros that its neighbour's kernel reads
-        per_row = max(1, round(frames / max(hop, kernel - 1)))
-        even = -(-frames // per_row)
-        return cls(kernel, dilation, max(even + even % 2, kernel - 1), per_row)
+        hop = max(hop, kernel - 1)
+        return cls(kernel, dilation, hop, -(-frames // hop))
 
     @property
     def tile(self) -> int:

@@ -118,6 +118,23 @@ def test_one_transform_of_the_weights_serves_every_micro_batch_until_they_change
     torch.testing.assert_close(second, 2 * first)
 
 
+def test_micro_batches_of_any_length_share_the_transform_of_the_weights() -> None:
+    layer = frequency_layer()
+    layer(torch.randn(1, 8, 64))
+    first = layer._spectrum._factors
+    for frames in (3, 65, 400):
+        layer(torch.randn(2, 8, frames))
+        assert layer._spectrum._factors is first
+
+
+def test_what_is_not_finite_in_a_row_stays_in_that_row() -> None:
+    layer, x = frequency_layer(), torch.randn(2, 8, 61)
+    x[0, 3, 60] = float("inf")
+    y = layer(x)
+    assert not y[0].isfinite().all()
+    torch.testing.assert_close(y[1:], layer(x[1:]))
+
+
 def test_other_weights_for_evaluation_are_noticed_and_the_own_ones_again_after_it() -> None:
     layer, x = frequency_layer(), torch.randn(1, 8, 64)
     own = layer(x).detach()
