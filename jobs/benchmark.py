@@ -1,7 +1,8 @@
 """Speed on this machine, as ratios of things run in turn in one process: `python -m jobs.benchmark [PART]`.
 
 `loader`: reading, features, positions and waiting, beside other projects where they are installed (`make bench-peers`).
-`train`: loaders and training steps on a prepared dataset. Without either: both. Needs no Ray.
+`dataset`: loaders and training steps on a prepared dataset. Without either: both. Needs no Ray.
+`train`: steps on utterances of one duration, over batch sizes, devices, precisions; beside NVIDIA's computation.
 `serve`: what batching and HTTP cost a request, around a model that only waits.
 """
 
@@ -12,11 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from jasper_ray.config.files import load_run_config
+from jobs.benchmarks.dataset import DatasetBenchmark, measure_dataset
 from jobs.benchmarks.loader import LoaderBenchmark, measure_loading
 from jobs.benchmarks.report import write_report
 from jobs.benchmarks.serving import SchedulerBenchmark, measure_scheduler
-from jobs.benchmarks.training import TrainBenchmark, measure_dataset
+from jobs.benchmarks.training import TrainingBenchmark, add_arguments, cases_of, measure_training
 from jobs.entry import console, run_job
 
 
@@ -34,10 +38,29 @@ def _loader(arguments: argparse.Namespace) -> Mapping[str, Any]:
     return figures
 
 
-def _train(arguments: argparse.Namespace) -> Mapping[str, Any]:
+def _dataset(arguments: argparse.Namespace) -> Mapping[str, Any]:
     config = load_run_config(arguments.config, [*arguments.overrides, "cluster.num_workers=1"])
-    benchmark = TrainBenchmark(arguments.dataset, arguments.rounds, arguments.steps, arguments.threads)
+    benchmark = DatasetBenchmark(arguments.dataset, arguments.rounds, arguments.steps, arguments.threads)
     return {"config": arguments.config, **measure_dataset(config, benchmark)}
+
+
+def _train(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    cases, device = cases_of(arguments), "cuda" if torch.cuda.is_available() else "cpu"
+    about = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__}
+    about["command"] = " ".join(["python -m jobs.benchmark", *sys.argv[1:]])
+    if arguments.layer or arguments.peers:
+        from jobs.benchmarks.yardstick_step import measure_beside_yardstick, measure_layer
+
+        settings = {"rounds": arguments.steps, "threads": arguments.threads, "device": device}
+        if arguments.layer:
+            return about | measure_layer(*arguments.layer, precisions=arguments.precisions, **settings)
+        sizes = [tuple(case for case in cases if case.batch_size == size) for size in arguments.batch_sizes]
+        return about | {"beside_yardstick": [measure_beside_yardstick(of_size, **settings) for of_size in sizes]}
+    benchmark = TrainingBenchmark(
+        cases, tuple(arguments.devices), arguments.steps, arguments.warmup, arguments.threads, device
+    )
+    say = partial(console.print, markup=False, highlight=False)
+    return about | {"steps": measure_training(benchmark, say)}
 
 
 def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
@@ -52,28 +75,30 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
     return figures
 
 
-def _both(loader: argparse.Namespace, train: argparse.Namespace) -> Mapping[str, Any]:
-    return {"loader": _loader(loader), "train": _train(train)}
+def _both(loader: argparse.Namespace, dataset: argparse.Namespace) -> Mapping[str, Any]:
+    return {"loader": _loader(loader), "dataset": _dataset(dataset)}
 
 
 def main() -> None:
     """Measure loaders beside those of other projects, and training steps, in turn, in one process."""
     parser = argparse.ArgumentParser(prog="python -m jobs.benchmark", description=main.__doc__)
     parts = parser.add_subparsers(
-        dest="part", metavar="loader | train | serve", title="parts (default: loader and train)"
+        dest="part", metavar="loader | dataset | train | serve", title="parts (default: loader and dataset)"
     )
     loader = parts.add_parser("loader", help="reading, features, positions, waiting; beside other projects")
     loader.add_argument("--utterances", type=_positive, default=2000, help="utterances to read (default 2000)")
     loader.add_argument("--feature-utterances", type=_positive, default=256, help="to make features of (default 256)")
     loader.add_argument("--rounds", type=_positive, default=7, help="rounds after a warm-up (default 7)")
     loader.add_argument("--write", type=Path, metavar="FOLDER", help="also write DATE-loader.json and .md here")
-    train = parts.add_parser("train", help="loaders and training steps on a prepared dataset")
-    train.add_argument("--dataset", default="runs/demo/data/train", help="prepared dataset (default: the demo's)")
-    train.add_argument("--config", default="jobs/configs/demo_cpu.yaml", help="model and batching to measure")
-    train.add_argument("--rounds", type=_positive, default=5, help="rounds over the dataset per loader (default 5)")
-    train.add_argument("--steps", type=_positive, default=20, help="training steps (default 20)")
-    train.add_argument("--threads", type=_positive, default=1, help="torch threads (default 1)")
-    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="knobs of the config")
+    dataset = parts.add_parser("dataset", help="loaders and training steps on a prepared dataset")
+    dataset.add_argument("--dataset", default="runs/demo/data/train", help="prepared dataset (default: the demo's)")
+    dataset.add_argument("--config", default="jobs/configs/demo_cpu.yaml", help="model and batching to measure")
+    dataset.add_argument("--rounds", type=_positive, default=5, help="rounds over the dataset per loader (default 5)")
+    dataset.add_argument("--steps", type=_positive, default=20, help="training steps (default 20)")
+    dataset.add_argument("--threads", type=_positive, default=1, help="torch threads (default 1)")
+    dataset.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="knobs of the config")
+    train = parts.add_parser("train", help="steps on utterances of one duration: batch sizes, devices, precisions")
+    add_arguments(train)
     served = parts.add_parser("serve", help="what batching costs a request; with --http, Ray Serve too")
     served.add_argument("--http", action="store_true", help="also over HTTP, beside an empty Ray Serve deployment")
     served.add_argument("--step-ms", type=float, default=3.0, help="what the stub model takes for a batch (default 3)")
@@ -81,9 +106,10 @@ def main() -> None:
     served.add_argument("--rounds", type=_positive, default=5, help="rounds (default 5)")
     arguments = parser.parse_args()
     if arguments.part is None:
-        run_job(partial(_both, loader.parse_args([]), train.parse_args([])))
+        run_job(partial(_both, loader.parse_args([]), dataset.parse_args([])))
     else:
-        run_job(partial({"loader": _loader, "train": _train, "serve": _serve}[arguments.part], arguments))
+        work = {"loader": _loader, "dataset": _dataset, "train": _train, "serve": _serve}[arguments.part]
+        run_job(partial(work, arguments))
 
 
 def _positive(text: str) -> int:

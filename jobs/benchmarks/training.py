@@ -1,122 +1,265 @@
-"""Features and training steps on a prepared dataset, in turn in one process."""
+"""The training benchmark: steps on utterances padded to one duration, over batch sizes and numbers of devices.
 
-import platform
+What NVIDIA's `train_benchmark` measures: step latencies, sequences per second and their growth with the devices (weak
+scaling), here with the share of the device's arithmetic that goes into the model. Features are noise (they cost a model
+the same) and lie on the device, so that nothing but the step is timed. Needs no Ray: processes are torch's own.
+"""
+
+import argparse
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 
-from jasper_ray.config.data import DatasetConfig, LoaderConfig
-from jasper_ray.config.schema import RunConfig
-from jasper_ray.config.speech import AugmentConfig
-from jasper_ray.data.batch import Batch, BatchLoader
-from jasper_ray.data.plan import RunPlan
-from jasper_ray.data.source import EncodedUtterance, UtteranceSource
-from jasper_ray.data.torch_loader import TorchLoader
-from jasper_ray.storage.shard_cache import ShardCache
+from jasper_ray.config.model import PRESETS, ModelConfig
+from jasper_ray.config.schema import OptimizerConfig, TrainingConfig
+from jasper_ray.config.speech import FeatureConfig, TextConfig
+from jasper_ray.data.batch import Batch
+from jasper_ray.errors import ConfigError
+from jasper_ray.model.bundle import build_model
+from jasper_ray.model.convolution import METHODS, Method, set_convolution_method
+from jasper_ray.model.jasper import Jasper
 from jasper_ray.text.alphabet import Alphabet
-from jasper_ray.training.assembly import read_datasets
-from jasper_ray.training.state import RunState
+from jasper_ray.training.ema import WeightAverage
+from jasper_ray.training.step import TrainStep, build_optimizer
 from jasper_ray.training.world import World
-from jobs.benchmarks.features import has_dali
+from jobs.benchmarks.arithmetic import products_per_s, step_flops
 
-SPEED = AugmentConfig(speed_min=0.85, speed_max=1.15)
+FEATURES, TEXT = FeatureConfig(), TextConfig()
+BLANK = Alphabet(TEXT.alphabet).blank
+LETTERS_PER_S = 14
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
-class TrainBenchmark:
+class Case:
+    """One way to train, at one size."""
+
+    model: ModelConfig
+    batch_size: int
+    """Utterances per device."""
+    seconds: float
+    """Length that every utterance is padded to."""
+    precision: Precision = "fp32"
+    method: Method = "auto"
+    ema_decay: float = 0.999
+
+    @property
+    def name(self) -> str:
+        """As it stands in a table."""
+        return f"{self.precision}, {self.method}"
+
+
+@dataclass(frozen=True)
+class TrainingBenchmark:
     """What is measured."""
 
-    dataset: str
-    rounds: int
-    """Over the dataset, per loader."""
+    cases: tuple[Case, ...]
+    num_devices: tuple[int, ...]
     steps: int
+    warmup: int
     threads: int
+    """Of a CPU device."""
+    device: str
+    """`cpu` or `cuda`."""
 
 
-def measure_dataset(config: RunConfig, benchmark: TrainBenchmark) -> dict[str, Any]:
-    """Loaders and training steps of a config on a dataset."""
-    torch.set_num_threads(benchmark.threads)
-    manifest = read_datasets([DatasetConfig(path=benchmark.dataset)], key="DATASET")
-    cache = ShardCache(Path(config.data.cache_dir).expanduser(), int(config.data.cache_max_gb * 1e9))
-    source = UtteranceSource(manifest, Alphabet(config.text.alphabet), config.features, SPEED, 0, cache)
-    plan = RunPlan(manifest.durations_s, seed=0, batching=config.batching, augment=SPEED)
-    return {
-        "dataset": benchmark.dataset,
-        "utterances": len(manifest),
-        "hours": manifest.hours,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "loader": measure_loaders(config, source, plan, benchmark.rounds),
-        "train": measure_training(config, source, plan, benchmark.steps),
-    }
-
-
-def measure_loaders(config: RunConfig, source: UtteranceSource, plan: RunPlan, rounds: int) -> dict[str, Any]:
-    """Median audio seconds per second of each loader over rounds run in turn."""
-    microbatches = [source.microbatch(rows.tolist(), 0) for step in plan.epoch(0).steps for rows in step if len(rows)]
-    one_thread = LoaderConfig(num_threads=1)
-    loaders: dict[str, Callable[[], BatchLoader]] = {
-        "torch": lambda: TorchLoader(config.features, one_thread),
-    }
-    if has_dali():
-        from jasper_ray.data.dali_loader import DaliLoader
-
-        loaders["dali"] = lambda: DaliLoader(config.features, one_thread.model_copy(update={"backend": "dali"}))
-    rates: dict[str, list[float]] = {name: [] for name in loaders}
-    for _ in range(rounds + 1):  # the first round warms up
-        for name, make in loaders.items():
-            rates[name].append(_audio_rate(make(), microbatches))
-    medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
-    figures = {f"{name}_audio_s_per_s": value for name, value in medians.items()}
-    if "dali" in rates:
-        pairs = zip(rates["torch"][1:], rates["dali"][1:], strict=True)
-        figures["torch_over_dali"] = statistics.median(torch_rate / dali_rate for torch_rate, dali_rate in pairs)
-    return figures
-
-
-def _audio_rate(loader: BatchLoader, microbatches: list[list[EncodedUtterance]]) -> float:
-    try:
-        batches = loader.load(microbatches)
-        next(batches)  # start-up is not throughput
-        started_s, audio_s = time.perf_counter(), 0.0
-        for batch in batches:
-            audio_s += batch.audio_s
-        return audio_s / (time.perf_counter() - started_s)
-    finally:
-        loader.close()
-
-
-def measure_training(config: RunConfig, source: UtteranceSource, plan: RunPlan, steps: int) -> dict[str, Any]:
-    """Median seconds of a step of one worker, features ready in memory."""
-    state = RunState(config, world=World(), manifest_fingerprint="")
-    loader = TorchLoader(config.features, config.loader)
-    seconds, utterances, audio_s = [], 0, 0.0
-    try:
-        for number, step in enumerate(plan.epoch(0).steps[: steps + 1]):
-            rows = [share for share in step if len(share)]
-            batches: list[Batch] = list(loader.load(source.microbatch(share.tolist(), 0) for share in rows))
-            started_s = time.perf_counter()
-            result = state.train_step.run(
-                batches,
-                list(range(len(rows))),
-                global_step=number,
-                num_utterances=sum(len(share) for share in rows),
-                lr=1e-3,
+def measure_training(benchmark: TrainingBenchmark, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """A row of figures for every case on every number of devices."""
+    rows: list[dict[str, Any]] = []
+    for case in benchmark.cases:
+        alone: float | None = None
+        for num_devices in benchmark.num_devices:
+            figures = _describe(case, _on_devices(case, benchmark, num_devices), num_devices)
+            alone = figures["sequences_per_s"] / num_devices if alone is None else alone
+            figures["weak_scaling"] = figures["sequences_per_s"] / (num_devices * alone)
+            rows.append(figures)
+            say(
+                f"{num_devices} x {case.batch_size} x {case.seconds:g} s, {case.name}:"
+                f" {1e3 * figures['step_s']['mean']:,.0f} ms, {figures['sequences_per_s']:.2f} sequences/s,"
+                f" utilisation {figures['utilisation']:.0%}"
             )
-            if number:  # the first step warms up
-                seconds.append(time.perf_counter() - started_s)
-                utterances, audio_s = utterances + result.num_utterances, audio_s + result.audio_s
-    finally:
-        loader.close()
+    return rows
+
+
+def _describe(case: Case, measured: Mapping[str, Any], num_devices: int) -> dict[str, Any]:
+    seconds = measured["step_s"]
+    mean = statistics.fmean(seconds)
+    flops = step_flops(case.model, num_mels=FEATURES.num_mels, num_labels=BLANK + 1, seconds=case.seconds)
     return {
-        "step_s": statistics.median(seconds),
-        "utterances_per_s": utterances / sum(seconds),
-        "audio_s_per_s": audio_s / sum(seconds),
-        "num_parameters": state.num_parameters,
+        "devices": num_devices,
+        "batch_size": case.batch_size,
+        "seconds": case.seconds,
+        "precision": case.precision,
+        "convolution": case.method,
+        "step_s": {"mean": mean, **percentiles(seconds)},
+        "sequences_per_s": num_devices * case.batch_size / mean,
+        "flop_per_s": case.batch_size * flops / mean,
+        "device_flop_per_s": measured["device_flop_per_s"],
+        "utilisation": case.batch_size * flops / mean / measured["device_flop_per_s"],
+        "peak_memory_gb": measured["peak_memory_gb"],
     }
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """The median and what 90, 95 and 99 of a hundred values do not exceed."""
+    ordered = sorted(values)
+    return {f"p{share}": ordered[max(0, -(-len(ordered) * share // 100) - 1)] for share in (50, 90, 95, 99)}
+
+
+def _on_devices(case: Case, benchmark: TrainingBenchmark, num_devices: int) -> Mapping[str, Any]:
+    if num_devices == 1:
+        return _measure_case(case, benchmark, World(device=torch.device(benchmark.device)))
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (case, benchmark, num_devices, folder)
+        torch.multiprocessing.spawn(_process, arguments, nprocs=num_devices)  # type: ignore[no-untyped-call]
+        figures: Mapping[str, Any] = torch.load(Path(folder) / "figures.pt", weights_only=True)
+        return figures
+
+
+def _process(rank: int, case: Case, benchmark: TrainingBenchmark, num_devices: int, folder: str) -> None:
+    on_gpu = benchmark.device == "cuda"
+    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=num_devices
+    )
+    try:
+        figures = _measure_case(case, benchmark, World(rank, num_devices, device))
+        if rank == 0:
+            torch.save(figures, Path(folder) / "figures.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def _measure_case(case: Case, benchmark: TrainingBenchmark, world: World) -> dict[str, Any]:
+    if world.device.type == "cpu":
+        torch.set_num_threads(benchmark.threads)
+    with tf32_allowed(case.precision == "tf32"):
+        rate = products_per_s(world.device, DTYPES[case.precision])
+        run = make_step(case, world)
+        seconds = [_timed(run, number) for number in range(benchmark.warmup + benchmark.steps)][benchmark.warmup :]
+    memory = torch.cuda.max_memory_allocated(world.device) / 1e9 if world.device.type == "cuda" else None
+    return {"step_s": seconds, "device_flop_per_s": rate, "peak_memory_gb": memory}
+
+
+def _timed(run: Callable[[int], float], number: int) -> float:
+    started_s = time.perf_counter()
+    run(number)  # asks the device for the loss, so it is done when it returns
+    return time.perf_counter() - started_s
+
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def tf32_allowed(allowed: bool) -> Iterator[None]:
+    """Let a GPU round the factors of fp32 products to 10 bits, or forbid it."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def make_case_model(case: Case) -> Jasper:
+    """The same weights for every way to train."""
+    torch.manual_seed(0)
+    model = build_model(case.model, FEATURES, TEXT)
+    set_convolution_method(model, case.method)
+    return model
+
+
+def make_batch(case: Case, *, rank: int = 0) -> Batch:
+    """Noise and letters of the padded duration, other ones on every rank."""
+    generator = torch.Generator().manual_seed(rank)
+    frames = round(case.seconds / FEATURES.hop_s)
+    padded = -(-frames // FEATURES.pad_to_multiple) * FEATURES.pad_to_multiple
+    features = torch.randn(case.batch_size, FEATURES.num_mels, padded, generator=generator)
+    features[..., frames:] = 0
+    num_labels = max(1, int(LETTERS_PER_S * case.seconds))
+    return Batch(
+        features=features,
+        feature_lengths=torch.full((case.batch_size,), frames),
+        labels=torch.randint(0, BLANK, (case.batch_size, num_labels), generator=generator),
+        label_lengths=torch.full((case.batch_size,), num_labels),
+        indices=tuple(range(case.batch_size)),
+        audio_s=case.batch_size * case.seconds,
+        longest=frames,
+    )
+
+
+def make_step(case: Case, world: World) -> Callable[[int], float]:
+    """A function that makes the step of a number and gives its loss."""
+    model = make_case_model(case).to(world.device)
+    batch = make_batch(case, rank=world.rank).to(world.device)
+    precision = "fp32" if case.precision == "tf32" else case.precision
+    average = WeightAverage(model, decay=case.ema_decay) if case.ema_decay else None
+    step = TrainStep(
+        model,
+        build_optimizer(model, OptimizerConfig()),
+        average,
+        world=world,
+        config=TrainingConfig(precision=precision),
+        blank=BLANK,
+        seed=0,
+    )
+    utterances = world.size * case.batch_size
+    return lambda number: step.run([batch], [world.rank], global_step=number, num_utterances=utterances, lr=1e-4).loss
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of the part."""
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument("--preset", default="jasper10x5dr", help="model (default jasper10x5dr)")
+    parser.add_argument("--first-blocks", type=int, metavar="N", help="only the model's first blocks, e.g. 5")
+    parser.add_argument("--repeat", type=int, metavar="R", help="sub-blocks per block instead of the preset's, e.g. 1")
+    sizes = [32, 64] if on_gpu else [8]
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=sizes, help=f"per device (default {sizes})")
+    parser.add_argument("--devices", type=int, nargs="+", default=[1], help="numbers of devices (default 1)")
+    parser.add_argument("--seconds", type=float, default=16.7, help="utterances are padded to this (default 16.7)")
+    precisions = ["tf32", "fp16", "bf16"] if on_gpu else ["bf16"]
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=precisions, help=f"(default {precisions})"
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["auto"], help="training.convolution (auto)")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps, or rounds of --peers (default 20)")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before them (default 3)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of a CPU device (default 1)")
+    parser.add_argument("--peers", action="store_true", help="in turn with NVIDIA's computation in plain PyTorch")
+    parser.add_argument("--layer", type=int, nargs=4, metavar=("C", "K", "ROWS", "FRAMES"), help="one layer instead")
+
+
+def cases_of(arguments: argparse.Namespace) -> tuple[Case, ...]:
+    """Every combination that the command line names.
+
+    Raises:
+        ConfigError: A preset or number that there is not.
+    """
+    for name in ("batch_sizes", "devices", "seconds", "steps", "threads"):
+        value = getattr(arguments, name)
+        if min(value if isinstance(value, list) else [value]) <= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+    if arguments.preset not in PRESETS:
+        raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, got {arguments.preset!r}")
+    blocks = ModelConfig(preset=arguments.preset).resolved_blocks[: arguments.first_blocks]
+    if arguments.repeat:
+        blocks = tuple(block.model_copy(update={"repeat": arguments.repeat}) for block in blocks)
+    model = ModelConfig(preset=None, blocks=blocks)
+    first = Case(model, arguments.batch_sizes[0], arguments.seconds)
+    return tuple(
+        replace(first, batch_size=batch_size, precision=precision, method=method)
+        for batch_size in arguments.batch_sizes
+        for precision in arguments.precisions
+        for method in arguments.methods
+    )

@@ -1,0 +1,109 @@
+"""The training benchmark, small: its arithmetic, its figures, and what it says beside the yardstick."""
+
+import argparse
+from dataclasses import replace
+
+import pytest
+import torch
+
+from jasper_ray.config.model import ModelConfig
+from jasper_ray.errors import ConfigError
+from jasper_ray.model.jasper import Jasper, num_parameters
+from jobs.benchmarks.arithmetic import forward_flops, step_flops
+from jobs.benchmarks.training import TrainingBenchmark, add_arguments, cases_of, measure_training, percentiles
+from jobs.benchmarks.yardstick_step import YARDSTICK, measure_beside_yardstick, measure_layer
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(words)
+
+
+SMALL = cases_of(
+    arguments("--first-blocks", "2", "--repeat", "1", "--batch-sizes", "2", "--seconds", "1", "--precisions", "fp32")
+)[0]
+
+
+def test_the_formula_agrees_with_two_operations_per_weight_and_output_frame() -> None:
+    config = ModelConfig(preset="jasper10x5dr")
+    flops = forward_flops(config, num_mels=64, num_labels=29, seconds=1)
+    with torch.device("meta"):
+        parameters = num_parameters(Jasper(config, num_mels=64, num_labels=29))
+    assert flops == pytest.approx(2 * parameters * 50, rel=1e-3)  # batch norms and the bias are no products
+    assert step_flops(config, num_mels=64, num_labels=29, seconds=12.3) == pytest.approx(1.227e12, rel=1e-3)
+
+
+def test_a_separable_blocks_products_are_those_of_its_two_convolutions() -> None:
+    config = ModelConfig(preset="quartznet15x5")
+    flops = forward_flops(config, num_mels=64, num_labels=29, seconds=1)
+    with torch.device("meta"):
+        model = Jasper(config, num_mels=64, num_labels=29)
+    weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Conv1d))
+    assert flops == pytest.approx(2 * weights * 50, rel=1e-3)
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    values = [float(value) for value in range(100, 0, -1)]
+    assert percentiles(values) == {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+    assert percentiles([3.0]) == {"p50": 3.0, "p90": 3.0, "p95": 3.0, "p99": 3.0}
+
+
+def test_the_command_line_gives_every_combination_in_a_fixed_order() -> None:
+    cases = cases_of(
+        arguments("--batch-sizes", "2", "4", "--precisions", "bf16", "fp32", "--methods", "auto", "conv1d")
+    )
+    assert [(case.batch_size, case.name) for case in cases[:4]] == [
+        (2, "bf16, auto"),
+        (2, "bf16, conv1d"),
+        (2, "fp32, auto"),
+        (2, "fp32, conv1d"),
+    ]
+    assert len(cases) == 8 and {case.seconds for case in cases} == {16.7}
+
+
+def test_the_yardsticks_model_of_five_blocks_has_its_known_size() -> None:
+    case = cases_of(arguments("--first-blocks", "5", "--repeat", "1"))[0]
+    with torch.device("meta"):
+        assert num_parameters(Jasper(case.model, num_mels=64, num_labels=29)) == 5_771_933
+
+
+@pytest.mark.parametrize(("words", "key"), [(("--preset", "jasper7"), "jasper7"), (("--devices", "0"), "--devices")])
+def test_a_wrong_argument_is_named(words: tuple[str, ...], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        cases_of(arguments(*words))
+
+
+def test_steps_are_measured_with_their_rate_and_utilisation() -> None:
+    benchmark = TrainingBenchmark((SMALL,), (1,), steps=2, warmup=1, threads=1, device="cpu")
+    said: list[str] = []
+    (row,) = measure_training(benchmark, said.append)
+    assert row["sequences_per_s"] == pytest.approx(2 / row["step_s"]["mean"])
+    assert row["utilisation"] == pytest.approx(row["flop_per_s"] / row["device_flop_per_s"])
+    assert 0 < row["utilisation"] < 2 and row["weak_scaling"] == 1
+    assert len(said) == 1 and "1 x 2 x 1 s, fp32, auto" in said[0]
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_are_compared_with_one() -> None:
+    benchmark = TrainingBenchmark((SMALL,), (1, 2), steps=2, warmup=1, threads=1, device="cpu")
+    rows = measure_training(benchmark, lambda line: None)
+    assert [row["devices"] for row in rows] == [1, 2]
+    assert 0 < rows[1]["weak_scaling"] < 1.5
+
+
+def test_the_yardstick_runs_in_turn_and_our_fp32_step_has_its_loss_and_gradient() -> None:
+    cases = (SMALL, replace(SMALL, precision="bf16", method="frequency"))
+    figures = measure_beside_yardstick(cases, rounds=1, threads=1, device="cpu")
+    assert list(figures["step_ms"]) == [YARDSTICK, "fp32, auto", "bf16, frequency"]
+    assert figures["step_ms"][YARDSTICK]["faster_cpu"] == 1
+    assert figures["errors"]["fp32, auto"]["loss"] < 1e-5
+    assert figures["errors"]["fp32, auto"]["gradient"] < 1e-3
+    assert 1e-4 < figures["errors"]["bf16, frequency"]["gradient"] < 0.2
+
+
+def test_a_layer_is_measured_by_every_method_with_its_errors() -> None:
+    figures = measure_layer(16, 11, 1, 64, precisions=["fp32"], rounds=1, threads=1, device="cpu")["methods"]
+    assert list(figures) == ["fp32, conv1d", "fp32, channels_last", "fp32, frequency"]
+    assert 1 in (figures["fp32, conv1d"]["faster_cpu"], figures["fp32, channels_last"]["faster_cpu"])
+    assert all(0 < row["error_weight_gradient"] < 1e-5 for row in figures.values())
