@@ -142,7 +142,6 @@ def measure_layer(
         for method in methods
     }
     runs = run_in_turn({name: layer.work for name, layer in layers.items()}, rounds)
-    expected = next(iter(layers.values())).exact()
     figures: dict[str, Any] = {}
     for precision in precisions:
         direct = min(
@@ -151,8 +150,10 @@ def measure_layer(
         )
         of_precision = {name: run for name, run in runs.items() if name.startswith(f"{precision},")}
         figures |= _table(of_precision, direct)
+    exact = {precision: layers[f"{precision}, conv1d"].exact() for precision in precisions}
     for name, layer in layers.items():
-        errors = [relative_error(ours, exact) for ours, exact in zip(layer.compute(), expected, strict=True)]
+        expected = exact[name.partition(",")[0]]  # of the same rounded input
+        errors = [relative_error(ours, direct_sum) for ours, direct_sum in zip(layer.compute(), expected, strict=True)]
         figures[name] |= dict(zip(LAYER_ERRORS, errors, strict=True))
     return {"channels": channels, "kernel": kernel, "rows": rows, "frames": frames, "methods": figures}
 
