@@ -62,6 +62,9 @@ class TrainingConfig(StrictModel):
     convolution: Literal["conv1d", "channels_last", "frequency", "auto"] = "conv1d"
     """How convolutions are computed: by torch's own, in another layout, in the frequency domain (several times faster
     for wide kernels, more rounding in bf16), or each in the fastest way known (docs/convolutions.md)."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of each block for the backward pass and compute the rest twice: less memory, a third more
+    arithmetic, the same numbers."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Decay of the averaged weights that are evaluated and deployed; 0 turns averaging off."""
     log_every_steps: int = Field(25, ge=1)

@@ -16,6 +16,7 @@ from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.model.convolution import Convolution
 from jasper_ray.model.layout import Dropout, as_picture, like, zero_where
 from jasper_ray.model.padding import Padding, masked_batch_norm, padding_of, take_utterances
+from jasper_ray.model.recompute import is_recomputing, recomputed
 
 Item = TypeVar("Item")
 
@@ -49,17 +50,20 @@ class BatchNorm(nn.BatchNorm1d):
             return super().forward(x) if x.is_contiguous() else self._with_running_statistics(x)
         if self.excludes_padding and padding is not None:
             y, mean, var = masked_batch_norm(x, self.weight, self.bias, padding, eps=self.eps)
-            self.mean_sum += mean
-            self.var_sum += var
+            self._collect(mean, var)
             return y
         # With momentum 1 the "running" arguments come back as this micro-batch's mean and unbiased variance.
         mean, var = torch.zeros_like(self.mean_sum), torch.ones_like(self.var_sum)
         y = functional.batch_norm(
             as_picture(x), mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
         )
-        self.mean_sum += mean
-        self.var_sum += var
+        self._collect(mean, var)
         return like(y, x)
+
+    def _collect(self, mean: Tensor, var: Tensor) -> None:
+        if not is_recomputing():
+            self.mean_sum += mean
+            self.var_sum += var
 
     def _with_running_statistics(self, x: Tensor) -> Tensor:
         y = functional.batch_norm(
@@ -169,6 +173,7 @@ class JasperEncoder(nn.Module):
         self.blocks = config.resolved_blocks
         self.masked = config.masked
         self.num_mels = num_mels
+        self.recomputes = False
         self.layers = nn.ModuleList()
         history = [num_mels]
         for block in self.blocks:
@@ -189,7 +194,8 @@ class JasperEncoder(nn.Module):
             if block.stride > 1:
                 lengths = strided_lengths(lengths, block.stride)
                 padding = padding.strided(block.stride) if padding else None
-            x = layer(history[-1], branch_inputs(block, history), padding)
+            inputs = (history[-1], branch_inputs(block, history), padding)
+            x = recomputed(layer, *inputs) if self.recomputes and self.training else layer(*inputs)
             if position < len(self.blocks) - 1:
                 masked = mask_padding(x, padding)
                 history = [*history, masked] if block.residual == "dense" else [masked]

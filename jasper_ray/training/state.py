@@ -40,6 +40,7 @@ class RunState:
             source = load_bundle(config.init_from)
             load_weights(self.model, source.model.state_dict(), source=config.init_from)
         set_convolution_method(self.model, config.training.convolution)
+        self.model.encoder.recomputes = config.training.activation_checkpointing
         self.model.to(world.device)
         self.optimizer = build_optimizer(self.model, config.optimizer)
         decay = config.training.ema_decay
