@@ -4,7 +4,7 @@ The method changes how fast a layer is and how its sums are rounded, never its w
 checkpoint written with one method is read with any other.
 """
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +34,20 @@ class Convolution(nn.Conv1d):
 
     method: Method = "conv1d"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._spectrum = WeightSpectrum()
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
+        self.spectrum = WeightSpectrum()
 
     def forward(self, x: Tensor) -> Tensor:
         """`(R, C, T)` to `(R, C', T')`."""
@@ -73,7 +84,7 @@ class Convolution(nn.Conv1d):
     def _in_frequency_domain(self, x: Tensor) -> Tensor:
         (kernel,), (dilation,) = self.kernel_size, self.dilation
         tiling = Tiling.of(x.shape[2], kernel=kernel, dilation=dilation, hop=HOP_OF_KERNEL * kernel)
-        factors = self._spectrum(self.weight, tiling, _dtype_of_products(x))
+        factors = self.spectrum(self.weight, tiling, _dtype_of_products(x))
         return fourier_conv(x.transpose(1, 2), self.weight, factors, tiling).transpose(1, 2)
 
     def _channels_last(self, x: Tensor) -> Tensor:
@@ -109,3 +120,10 @@ def set_convolution_method(model: nn.Module, method: Method) -> None:
             module.method = method
         elif isinstance(module, Dropout):
             module.in_words = method != "conv1d"
+
+
+def forget_spectra(model: nn.Module) -> None:
+    """Tell every convolution of a model that its weights have changed, in case that torch has not noticed."""
+    for module in model.modules():
+        if isinstance(module, Convolution):
+            module.spectrum.forget()

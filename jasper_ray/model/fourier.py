@@ -112,7 +112,10 @@ def _rows(real: Tensor, complex_rows: list[Tensor], tile: int) -> Tensor:
 
 
 class WeightSpectrum:
-    """The transformed weights of a layer, kept until the weights change: for forward and backward, over a step."""
+    """The transformed weights of a layer, kept until the weights change: for forward and backward, over a step.
+
+    Torch counts most changes. Those that it does not (a fused optimizer, writing through `.data`) need a `forget`.
+    """
 
     def __init__(self) -> None:
         self._source: weakref.ref[Tensor] | None = None
@@ -123,7 +126,7 @@ class WeightSpectrum:
         """`(rows, C', C)` factors of a `(C', C, k)` weight."""
         if weight.is_inference():  # it has no version that would tell of a change
             return _factors(weight, tiling, dtype)
-        key = (weight._version, tiling.tile, dtype, weight.device)
+        key = (weight._version, weight.data_ptr(), tiling.tile, dtype, weight.device)
         fresh = self._source is not None and self._source() is weight and self._key == key
         if not fresh or self._factors is None:
             # Made in inference mode it could not serve a backward pass later.
@@ -131,6 +134,10 @@ class WeightSpectrum:
                 self._factors = _factors(weight, tiling, dtype)
             self._source, self._key = weakref.ref(weight), key
         return self._factors
+
+    def forget(self) -> None:
+        """Transform the weights again at the next use."""
+        self._source, self._factors = None, None
 
     def __deepcopy__(self, memo: Any) -> "WeightSpectrum":
         """A copy of a layer has weights of its own."""

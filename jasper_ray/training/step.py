@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from jasper_ray.audio.augment import uniform
 from jasper_ray.config.schema import OptimizerConfig, TrainingConfig
 from jasper_ray.data.batch import Batch
+from jasper_ray.model.convolution import forget_spectra
 from jasper_ray.model.ctc import ctc_losses
 from jasper_ray.model.jasper import Jasper
 from jasper_ray.training.batch_norm import apply_statistics, batch_norms, clear_statistics, combine_statistics
@@ -82,6 +83,7 @@ class TrainStep:
         self._model = model
         self._world = world
         self._optimizer = optimizer
+        optimizer.register_step_post_hook(lambda *_: forget_spectra(model))  # a fused update goes unnoticed
         self._average = average
         self._blank = blank
         self._seed = seed

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from jasper_ray.model.convolution import Convolution
+from jasper_ray.model.convolution import Convolution, forget_spectra
 from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv
 
 
@@ -105,8 +105,8 @@ def test_one_transform_of_the_weights_serves_every_micro_batch_until_they_change
     tiling = Tiling.of(64, kernel=11, dilation=1, hop=22)
     for _ in range(2):
         layer(x).sum().backward()
-    first = layer._spectrum(layer.weight, tiling, torch.float32)
-    assert layer._spectrum(layer.weight, tiling, torch.float32) is first
+    first = layer.spectrum(layer.weight, tiling, torch.float32)
+    assert layer.spectrum(layer.weight, tiling, torch.float32) is first
     assert layer.weight.grad is not None
     accumulated = layer.weight.grad.clone()
     layer.weight.grad = None
@@ -114,17 +114,17 @@ def test_one_transform_of_the_weights_serves_every_micro_batch_until_they_change
     torch.testing.assert_close(accumulated, 2 * layer.weight.grad)
     with torch.no_grad():
         layer.weight.mul_(2)
-    second = layer._spectrum(layer.weight, tiling, torch.float32)
+    second = layer.spectrum(layer.weight, tiling, torch.float32)
     torch.testing.assert_close(second, 2 * first)
 
 
 def test_micro_batches_of_any_length_share_the_transform_of_the_weights() -> None:
     layer = frequency_layer()
     layer(torch.randn(1, 8, 64))
-    first = layer._spectrum._factors
+    first = layer.spectrum._factors
     for frames in (3, 65, 400):
         layer(torch.randn(2, 8, frames))
-        assert layer._spectrum._factors is first
+        assert layer.spectrum._factors is first
 
 
 def test_what_is_not_finite_in_a_row_stays_in_that_row() -> None:
@@ -149,6 +149,20 @@ def test_other_weights_for_evaluation_are_noticed_and_the_own_ones_again_after_i
     assert layer.weight.grad is not None
     layer.load_state_dict(averaged)
     torch.testing.assert_close(layer(x), 6 * own)
+
+
+@pytest.mark.parametrize("kind", ["foreach", "fused"])
+def test_an_optimizers_update_is_noticed_or_told(kind: str) -> None:
+    layer, x = frequency_layer(), torch.randn(1, 8, 64)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, **{kind: True})
+    if kind == "fused":  # torch does not count its changes; `TrainStep` tells of every update
+        optimizer.register_step_post_hook(lambda *_: forget_spectra(layer))
+    layer(x).sum().backward()
+    optimizer.step()
+    expected = functional.conv1d(x, layer.weight, padding=5)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    layer.weight.data = layer.weight.data * 2  # what `Module.to` does
+    torch.testing.assert_close(layer(x), 2 * expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_that_has_been_used_can_be_copied_and_stored() -> None:

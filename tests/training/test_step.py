@@ -10,6 +10,7 @@ from torch import Tensor
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.schema import OptimizerConfig, TrainingConfig
 from jasper_ray.data.batch import Batch
+from jasper_ray.model.convolution import set_convolution_method
 from jasper_ray.model.jasper import Jasper
 from jasper_ray.training.ema import WeightAverage
 from jasper_ray.training.step import TrainStep, build_optimizer
@@ -164,3 +165,17 @@ def test_steps_on_a_gpu_learn(precision: str) -> None:
     step = TrainStep(model, optimizer, None, world=world, config=config, blank=28, seed=0)
     losses = [step.run(random_batches(2), [0, 1], global_step=n, num_utterances=4, lr=0.01).loss for n in range(30)]
     assert losses[-1] < losses[0]
+
+
+def test_spectra_of_weights_are_renewed_after_every_kind_of_update() -> None:
+    model = small_model()
+    set_convolution_method(model, "frequency")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)  # torch does not count its changes
+    step = TrainStep(model, optimizer, None, world=World(), config=TrainingConfig(), blank=28, seed=0)
+    step.run(random_batches(1), [0], global_step=0, num_utterances=2, lr=0.1)
+    model.eval()
+    batch = random_batches(1)[0]
+    log_probs, _ = model(batch.features, batch.feature_lengths)
+    set_convolution_method(model, "conv1d")
+    expected, _ = model(batch.features, batch.feature_lengths)
+    torch.testing.assert_close(log_probs, expected, atol=1e-4, rtol=1e-4)
