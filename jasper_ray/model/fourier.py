@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class Tiling(NamedTuple):
@@ -185,6 +186,7 @@ class _FourierConv(torch.autograd.Function):
         return tiling.take_back(y.flatten(0, 1), num_rows, num_frames, lead=0)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         spectra, factors = ctx.saved_tensors
         tiling, (num_rows, num_frames, inputs) = ctx.tiling, ctx.shape
