@@ -135,7 +135,7 @@ class RunConfig(StrictModel):
     resume: Literal["auto", "never", "must"] = "auto"
     """`auto`: go on from the newest good checkpoint in `output`; `never`: refuse one; `must`: demand one."""
     init_from: str | None = None
-    """Bundle whose weights a new run starts from."""
+    """Bundle whose weights a new run starts from; under another `text.alphabet` its decoder begins anew."""
     seed: int = Field(0, ge=0)
     """Seed of every random draw."""
     features: FeatureConfig = FeatureConfig()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from jasper_ray.config.schema import RunConfig
-from jasper_ray.model.bundle import BundleConfig, build_model, load_bundle, load_weights
+from jasper_ray.model.bundle import Bundle, BundleConfig, build_model, load_bundle, load_weights
 from jasper_ray.model.convolution import set_convolution_method
 from jasper_ray.model.jasper import num_parameters
 from jasper_ray.storage import object_store
@@ -37,8 +37,7 @@ class RunState:
         torch.manual_seed(config.seed)  # the same first weights on every worker
         self.model = build_model(config.model, config.features, config.text)
         if config.init_from:
-            source = load_bundle(config.init_from)
-            load_weights(self.model, source.model.state_dict(), source=config.init_from)
+            self._start_from(load_bundle(config.init_from))
         set_convolution_method(self.model, config.training.convolution)
         self.model.encoder.recomputes = config.training.activation_checkpointing
         self.model.to(world.device)
@@ -62,6 +61,20 @@ class RunState:
         self.progress = checkpoints.Progress(
             seed=config.seed, manifest_fingerprint=manifest_fingerprint, plan=plan_settings
         )
+
+    def _start_from(self, source: Bundle) -> None:
+        """The bundle's weights; with another alphabet those of its encoder, and a decoder that begins anew."""
+        weights = source.model.state_dict()
+        if source.config.text != self._config.text:
+            logger.info(
+                "init_from: %r is not the alphabet of %s, %r: the encoder is kept, the decoder begins anew",
+                self._config.text.alphabet,
+                self._config.init_from,
+                source.config.text.alphabet,
+            )
+            fresh = self.model.state_dict()
+            weights = {name: (weights if name.startswith("encoder.") else fresh)[name] for name in weights}
+        load_weights(self.model, weights, source=str(self._config.init_from))
 
     @property
     def num_parameters(self) -> int:

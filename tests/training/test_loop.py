@@ -2,6 +2,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from tones import run_workers, tone_config
 
 from jasper_ray.config.schema import RunConfig
@@ -9,6 +10,8 @@ from jasper_ray.errors import DataError, NonFiniteError, ResumeError
 from jasper_ray.model.bundle import load_bundle
 from jasper_ray.training.checkpoint import find_checkpoints
 from jasper_ray.training.report import read_log
+from jasper_ray.training.state import RunState
+from jasper_ray.training.world import World
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +127,17 @@ def test_an_utterance_too_short_for_its_transcript_is_named_before_training(tone
     blocks = "model.blocks=[{filters: 8, kernel: 3, stride: 8}]"
     with pytest.raises(DataError, match=r"too short for their transcripts, first 'train-corpus-\d+'.*infeasible=skip"):
         run_workers(tone_config(tones, tmp_path, *overrides, blocks), 1)
+
+
+def test_another_alphabet_starts_from_the_encoder_of_a_bundle_with_a_new_decoder(
+    whole_run: RunConfig, tones: Path, tmp_path: Path
+) -> None:
+    bundle = f"{whole_run.output}/bundle"
+    other = whole_run.text.model_copy(update={"alphabet": whole_run.text.alphabet + "é"})
+    config = tone_config(tones, tmp_path).model_copy(update={"init_from": bundle, "text": other})
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    state = RunState(config, world=world, manifest_fingerprint="x")
+    theirs, ours = load_bundle(bundle).model.state_dict(), state.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs if name.startswith("encoder."))
+    assert len(ours["decoder.layers.0.bias"]) == len(theirs["decoder.layers.0.bias"]) + 1
+    assert not torch.equal(ours["decoder.layers.0.weight"][:-1], theirs["decoder.layers.0.weight"])
