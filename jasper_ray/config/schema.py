@@ -34,8 +34,8 @@ class OptimizerConfig(StrictModel):
 class ScheduleConfig(StrictModel):
     """The learning rate over the run. Warm-up, hold and decay are in epochs and may be fractions."""
 
-    policy: Literal["exponential", "polynomial", "constant"] = "exponential"
-    """Decay after the hold: gamma once per epoch, a power of the remaining steps, or none."""
+    policy: Literal["exponential", "polynomial", "cosine", "constant"] = "exponential"
+    """Decay after the hold: gamma once per epoch, a power of the remaining steps, half a cosine to the end, or none."""
     warmup_epochs: float = Field(2.0, ge=0)
     """Epochs of linearly rising learning rate."""
     hold_epochs: float = Field(140.0, ge=0)
@@ -81,6 +81,9 @@ class TrainingConfig(StrictModel):
     """Also evaluate the weights without averaging (NVIDIA's `dev` beside `dev_ema`)."""
     evaluation_seconds_per_batch: float = Field(160.0, gt=0)
     """Padded seconds of audio in one evaluation batch."""
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Longer gradients (of all parameters together, over the mean loss) are scaled down to this norm; null never does.
+    Novograd takes no notice: it normalises the gradient of each tensor."""
     max_nonfinite_steps: int = Field(20, ge=0)
     """Consecutive steps with infinite or undefined loss or gradient that are skipped before the run stops."""
     cudnn_benchmark: bool = True
@@ -154,10 +157,10 @@ class RunConfig(StrictModel):
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
         ramp_epochs = self.schedule.warmup_epochs + self.schedule.hold_epochs
-        if self.schedule.policy == "polynomial" and ramp_epochs >= self.training.epochs:
+        if self.schedule.policy in ("polynomial", "cosine") and ramp_epochs >= self.training.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs + schedule.hold_epochs = {ramp_epochs} must be below "
-                f"training.epochs={self.training.epochs}: polynomial decay needs steps to decay over"
+                f"training.epochs={self.training.epochs}: {self.schedule.policy} decay needs steps to decay over"
             )
         if self.augment.speed_method == "folded" and self.features.flavour != "default":
             raise ValueError(

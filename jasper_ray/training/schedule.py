@@ -1,5 +1,7 @@
 """The learning rate as a pure function of the step."""
 
+import math
+
 from jasper_ray.config.schema import ScheduleConfig
 
 
@@ -30,5 +32,8 @@ def learning_rate(update: int, *, peak_lr: float, schedule: ScheduleConfig, step
     else:
         total_steps = epochs * steps_per_epoch
         decay_steps = total_steps - warmup_steps - hold_steps
-        factor = (max(total_steps - update, 0) / decay_steps) ** schedule.power
+        remaining = max(total_steps - update, 0) / decay_steps
+        factor = (
+            remaining**schedule.power if schedule.policy == "polynomial" else (1 - math.cos(math.pi * remaining)) / 2
+        )
     return max(factor * peak_lr, schedule.min_lr)

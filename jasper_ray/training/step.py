@@ -33,6 +33,7 @@ class StepResult:
     loss: float
     """Mean CTC loss per utterance."""
     grad_norm: float
+    """Norm of all gradients together, before any clipping."""
     num_utterances: int
     audio_s: float
     padding_share: float
@@ -88,6 +89,7 @@ class TrainStep:
         self._blank = blank
         self._seed = seed
         self._dtype = DTYPES[config.precision]
+        self._max_grad_norm = config.max_grad_norm
         self._norms = batch_norms(model)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
         self._parallel: nn.Module = model
@@ -147,6 +149,8 @@ class TrainStep:
         loss_sum, num_utterances, audio_s, frames, padded_frames, num_bad = sums
         overflow = not bool(torch.isfinite(torch.tensor([loss_sum, grad_norm])).all())
         if not overflow:
+            if self._max_grad_norm is not None and grad_norm > self._max_grad_norm:
+                torch._foreach_mul_(grads, self._max_grad_norm / grad_norm)
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
             self.scaler.step(self._optimizer)

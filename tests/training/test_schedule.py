@@ -37,3 +37,13 @@ def test_warmup_rises_to_the_peak_and_the_hold_stays_there() -> None:
 def test_the_rate_never_falls_below_the_minimum() -> None:
     schedule = ScheduleConfig(policy="polynomial", warmup_epochs=0, hold_epochs=0, min_lr=1e-4)
     assert min(lrs(60, schedule, epochs=5)) == 1e-4
+
+
+def test_a_cosine_falls_from_the_peak_over_its_half_in_the_middle_to_nothing() -> None:
+    schedule = ScheduleConfig(policy="cosine", warmup_epochs=0, hold_epochs=1, min_lr=0)
+    rates = lrs(30, schedule, epochs=3)
+    assert rates[:10] == pytest.approx([0.01] * 10, rel=1e-2)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[19] == pytest.approx(0.005)
+    assert rates[14] == pytest.approx(0.01 * (1 + 2**-0.5) / 2)
+    assert rates[29] == pytest.approx(0)

@@ -179,3 +179,26 @@ def test_spectra_of_weights_are_renewed_after_every_kind_of_update() -> None:
     set_convolution_method(model, "conv1d")
     expected, _ = model(batch.features, batch.feature_lengths)
     torch.testing.assert_close(log_probs, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_gradient_above_the_limit_moves_the_weights_in_its_direction_by_the_limit_only() -> None:
+    moves, norms = [], []
+    for max_grad_norm in (None, 1e9, 0.5):
+        model = small_model(dropout=0.0)
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        step = TrainStep(
+            model,
+            torch.optim.SGD(model.parameters(), lr=1.0),
+            None,
+            world=World(rank=0, size=1, device=torch.device("cpu")),
+            config=TrainingConfig(max_grad_norm=max_grad_norm),
+            blank=28,
+            seed=0,
+        )
+        norms.append(step.run(random_batches(2), [0, 1], global_step=0, num_utterances=4, lr=1.0).grad_norm)
+        moved = [(before[name] - parameter.detach()).flatten() for name, parameter in model.named_parameters()]
+        moves.append(torch.cat(moved))
+    assert norms[0] == norms[1] == norms[2] > 0.5
+    assert torch.equal(moves[0], moves[1])
+    assert float(moves[2].norm()) == pytest.approx(0.5, rel=1e-3)
+    torch.testing.assert_close(moves[2] * (norms[0] / 0.5), moves[0], rtol=1e-3, atol=1e-4)
