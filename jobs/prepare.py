@@ -124,9 +124,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.prepare", description=main.__doc__)
     parser.add_argument(
         "source",
-        help="the corpus: a folder or file; librispeech:dev-clean is downloaded; for synthetic: digits-and-commands",
+        help="the corpus: a folder or file, local, s3:// or gs://; librispeech:dev-clean is downloaded; for synthetic: "
+        "digits-and-commands",
     )
-    parser.add_argument("target", help="folder of the dataset, local or s3://")
+    parser.add_argument("target", help="folder of the dataset, local, s3:// or gs://")
     formats = ["auto", *FORMATS, "synthetic"]
     parser.add_argument("--format", choices=formats, default="auto", help="default auto: by what lies there")
     parser.add_argument(

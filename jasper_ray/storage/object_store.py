@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -33,6 +34,16 @@ PIECE_BYTES = 8 << 20
 """Read at a time of a file that is uploaded."""
 NUM_UPLOADS = 8
 """At a time in a process; more wait."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a remote store knows of an object or a folder."""
+
+    is_file: bool
+    num_bytes: int
+    changed_ns: int
+    """Time of the last change; 0 for a folder."""
 
 
 def is_local(uri: str) -> bool:
@@ -114,6 +125,66 @@ def list_files(uri: str) -> list[str]:
         root = local_path(uri)
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     return _list(uri, pafs.FileType.File, recursive=True)
+
+
+def look(uri: str) -> Entry | None:
+    """What lies at a remote URI, if anything.
+
+    Raises:
+        StorageError: There is no such bucket, or the store does not answer.
+    """
+    info = _look(uri)
+    return None if info.type == pafs.FileType.NotFound else _entry(info)
+
+
+def list_entries(uri: str, *, recursive: bool) -> dict[str, Entry]:
+    """What lies in a remote folder, or at any depth below it, by path relative to it, sorted; empty if there is none.
+
+    Raises:
+        StorageError: There is no such bucket, or the store does not answer.
+    """
+    _, path = open_store(uri)
+    infos = {info.path[len(path) :].strip("/"): info for info in _infos(uri, recursive=recursive)}
+    return {name: _entry(infos[name]) for name in sorted(infos)}
+
+
+def open_object(uri: str) -> "ObjectReader":
+    """A remote object to be read in pieces.
+
+    Raises:
+        StorageError: There is no such object, or the store does not answer.
+    """
+    return ObjectReader(uri)
+
+
+class ObjectReader:
+    """A remote object whose parts are read as they are wanted, each checked and tried again by itself.
+
+    Args:
+        uri: `s3://bucket/key` or `gs://bucket/key`.
+
+    Raises:
+        StorageError: There is no such object, or the store does not answer.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._file = _remote(uri, partial(_open, uri))
+        self.num_bytes = int(self._file.size())
+        """Of the whole object."""
+
+    def read_at(self, offset: int, num_bytes: int) -> bytes:
+        """Bytes from `offset`; fewer than asked for only at the object's end.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
+        num_bytes = max(0, min(num_bytes, self.num_bytes - offset))
+        return _remote(self._uri, partial(_chunk, self._file, offset, num_bytes)) if num_bytes else b""
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._file.close()
 
 
 def list_folders(uri: str) -> list[str]:
@@ -274,7 +345,7 @@ def _put(local: Path, filesystem: pafs.FileSystem, path: str) -> None:
     the final name. `pyarrow.fs.copy_files` knows no interrupts, but takes failed uploads for successful ones.
     """
     with local.open("rb") as source:
-        stream = filesystem.open_output_stream(path)
+        stream = filesystem.open_output_stream(path, compression=None)  # else by name: it would gzip a .gz again
         while True:
             try:
                 piece = source.read(PIECE_BYTES)
@@ -330,28 +401,29 @@ def _require_bucket(uri: str) -> None:
 def _read_into(uri: str, target: BinaryIO) -> None:
     """Fill an empty file with an object, in chunks that are checked and tried again one by one."""
 
-    def open_file() -> Any:
-        filesystem, path = open_store(uri)
-        try:
-            return filesystem.open_input_file(path)
-        except FileNotFoundError:
-            _require_bucket(uri)
-            raise
-
     def read() -> None:
         target.seek(0)
         target.truncate()
-        with _remote(uri, open_file) as file:
+        with _remote(uri, partial(_open, uri)) as file:
             num_bytes, version = file.size(), _version(file)
             for start in range(0, num_bytes, CHUNK_BYTES):
                 target.write(_remote(uri, partial(_chunk, file, start, min(CHUNK_BYTES, num_bytes - start))))
         if num_bytes > CHUNK_BYTES:
             # Chunks are requests of their own: the same version before and after means the same in between.
-            with _remote(uri, open_file) as file:
+            with _remote(uri, partial(_open, uri)) as file:
                 if (file.size(), _version(file)) != (num_bytes, version):
                     raise OSError(f"the object changed while it was read: it was {version}, now it is {_version(file)}")
 
     _remote(uri, read)
+
+
+def _open(uri: str) -> Any:
+    filesystem, path = open_store(uri)
+    try:
+        return filesystem.open_input_file(path)
+    except FileNotFoundError:
+        _require_bucket(uri)
+        raise
 
 
 def _chunk(file: Any, start: int, num_bytes: int) -> bytes:
@@ -368,13 +440,22 @@ def _version(file: Any) -> str:
 
 
 def _list(uri: str, kind: pafs.FileType, *, recursive: bool) -> list[str]:
-    def look() -> list[pafs.FileInfo]:
+    _, path = open_store(uri)
+    return sorted(info.path[len(path) :].strip("/") for info in _infos(uri, recursive=recursive) if info.type == kind)
+
+
+def _infos(uri: str, *, recursive: bool) -> list[pafs.FileInfo]:
+    def list_once() -> list[pafs.FileInfo]:
         filesystem, path = open_store(uri)
         selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
         return list(filesystem.get_file_info(selector))
 
-    infos = _remote(uri, look)
+    infos: list[pafs.FileInfo] = _remote(uri, list_once)
     if not infos:
         _require_bucket(uri)
-    _, path = open_store(uri)
-    return sorted(info.path[len(path) :].strip("/") for info in infos if info.type == kind)
+    return infos
+
+
+def _entry(info: pafs.FileInfo) -> Entry:
+    is_file = info.type == pafs.FileType.File
+    return Entry(is_file, int(info.size) if is_file else 0, int(info.mtime_ns or 0) if is_file else 0)

@@ -11,20 +11,25 @@ from fault_proxy import Faults, fault_proxy
 from store_runs import prepare_and_train
 from tones import write_corpus
 
+from jasper_ray.storage import object_store
+
 pytestmark = pytest.mark.ray
 OUTSIDE = {"JASPER_STORE_REQUEST_TIMEOUT_S": "2", "JASPER_STORE_FIRST_PAUSE_S": "0.05", "JASPER_STORE_ATTEMPTS": "8"}
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(s3_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Also on the store."""
     folder = tmp_path_factory.mktemp("corpus")
-    write_corpus(folder / "train", 40, seed=1)
-    write_corpus(folder / "evaluation", 12, seed=2)
-    return folder
+    for name, count, seed in (("train", 40, 1), ("evaluation", 12, 2)):
+        write_corpus(folder / name, count, seed=seed)
+        for file in object_store.list_files(str(folder / name)):
+            object_store.upload_file(folder / name / file, f"{s3_bucket}/corpora/{name}/{file}")
+    return f"{s3_bucket}/corpora"
 
 
 @pytest.fixture(scope="module")
-def direct(s3_bucket: str, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def direct(s3_bucket: str, corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The run without faults."""
     yield prepare_and_train(corpus, f"{s3_bucket}/direct", tmp_path_factory.mktemp("cache"))
     assert not ray.is_initialized()
@@ -40,7 +45,7 @@ def test_corpus_to_error_rate_with_everything_on_an_object_store(direct: dict[st
 
 @pytest.mark.slow
 def test_a_run_through_faults_is_the_same_run(
-    direct: dict[str, Any], s3_bucket: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    direct: dict[str, Any], s3_bucket: str, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit, with 5 % of the bodies cut, 10 % of the requests refused, 1 % never answered."""
     port = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])

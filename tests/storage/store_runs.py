@@ -24,8 +24,14 @@ class Silent:
         pass
 
 
-def prepare_and_train(corpus: Path, root: str, cache: Path) -> dict[str, Any]:
-    """What `jobs.prepare`, `jobs.train` and `jobs.evaluate` do; datasets, checkpoints, log and bundle under `root`."""
+def prepare_and_train(corpus: str, root: str, cache: Path) -> dict[str, Any]:
+    """What `jobs.prepare`, `jobs.train` and `jobs.evaluate` do; datasets, checkpoints, log and bundle under `root`.
+
+    Args:
+        corpus: Folder of the corpora, on the store as well.
+        root: Where everything comes.
+        cache: A folder of this machine.
+    """
     overrides = [
         *(
             f"data.{name}=[{{path: '{root}/{name}', corpora: [{{source: {corpus}/{name}}}]}}]"

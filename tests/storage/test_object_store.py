@@ -99,6 +99,12 @@ def test_what_was_written_is_read_listed_and_deleted(root: str) -> None:
     assert object_store.list_files(root) == [] and object_store.list_folders(root) == []
 
 
+def test_a_compressed_file_stays_as_it_is(root: str) -> None:
+    for name in ("a.gz", "b.bz2", "c.zst"):
+        object_store.write_bytes(object_store.join(root, name), b"as it is")
+        assert object_store.read_bytes(object_store.join(root, name)) == b"as it is"
+
+
 def test_a_missing_file_is_named(root: str) -> None:
     with pytest.raises(StorageError, match=r"nothing\.here"):
         object_store.read_bytes(object_store.join(root, "nothing.here"))

@@ -4,10 +4,10 @@ import io
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath, read_part
 
 
 class AudioReference(Protocol):
@@ -60,7 +60,7 @@ class AudioBytes:
 class AudioFile:
     """A file on a disk; `audio_file` makes one."""
 
-    path: Path
+    path: CorpusPath
     where: str
     """File and line of the corpus that name it, for messages."""
     num_bytes: int
@@ -81,7 +81,7 @@ class AudioFile:
 class AudioPart:
     """A file that lies uncompressed in a larger one, such as a member of a tar."""
 
-    path: Path
+    path: CorpusPath
     offset: int
     num_bytes: int
     where: str
@@ -94,9 +94,7 @@ class AudioPart:
     def read(self) -> bytes:
         """The encoded file."""
         try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                content = file.read(self.num_bytes)
+            content = read_part(self.path, self.offset, self.num_bytes)
         except OSError as error:
             raise _unreadable(self.where, self.path, error) from error
         if len(content) != self.num_bytes:
@@ -121,7 +119,7 @@ class CorpusUtterance:
     """Whatever else the corpus says, by name; `where` selects by it."""
 
 
-def audio_file(path: Path, *, where: str) -> AudioFile:
+def audio_file(path: CorpusPath, *, where: str) -> AudioFile:
     """A reference to a file, of which only the size is looked at.
 
     Raises:
@@ -136,7 +134,7 @@ def audio_file(path: Path, *, where: str) -> AudioFile:
     return AudioFile(path, where, found.st_size)
 
 
-def _unreadable(where: str, path: Path, error: OSError | ValueError) -> DataError:
+def _unreadable(where: str, path: CorpusPath, error: OSError | ValueError) -> DataError:
     if isinstance(error, OSError):
         return DataError(f"{where}: audio {path} cannot be read: {error.strerror or error}")
     return DataError(f"{where}: audio {str(path)!r} cannot be read: {error}")

@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jasper_ray.data.readers.corpus import AudioReference, CorpusUtterance, audio_file
+from jasper_ray.data.readers.files import in_order
 from jasper_ray.data.readers.sequential import Sequential
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath, placed
 
 PATTERN = "*.parquet"
 AUDIO = "audio"
@@ -31,7 +33,7 @@ KEPT_ROWS = 64
 class AudioCell:
     """The bytes in one row of a parquet file. Rows that are read in their order cost no more than one pass."""
 
-    path: Path
+    path: CorpusPath
     row_group: int
     row: int
     """Within the row group."""
@@ -62,16 +64,19 @@ class _Row:
     cell: AudioCell | None
 
 
-def is_huggingface(source: Path) -> bool:
+def is_huggingface(source: CorpusPath) -> bool:
     """Whether a file, or the first parquet file below a folder, has a column of audio and one of text."""
     try:
         files = _files(source)
-        return bool(files) and not _lacks(pq.read_schema(files[0]))
+        if not files:
+            return False
+        with _opened(files[0]) as parquet:
+            return not _lacks(parquet.schema_arrow)
     except (OSError, ValueError, pa.ArrowException):
         return False
 
 
-def read_huggingface(source: Path) -> Iterator[CorpusUtterance]:
+def read_huggingface(source: CorpusPath) -> Iterator[CorpusUtterance]:
     """Utterances of a parquet file, or of all below a folder; rows count from 0, in ids and in messages.
 
     Only the other columns are read, unless just some rows of a row group have bytes: that is not known without them.
@@ -87,8 +92,8 @@ def read_huggingface(source: Path) -> Iterator[CorpusUtterance]:
             yield _utterance(file, row)
 
 
-def _files(source: Path) -> list[Path]:
-    return sorted(source.rglob(PATTERN)) if source.is_dir() else [source]
+def _files(source: CorpusPath) -> list[CorpusPath]:
+    return in_order(source.rglob(PATTERN)) if source.is_dir() else [source]
 
 
 def _lacks(schema: pa.Schema) -> str:
@@ -102,9 +107,9 @@ def _lacks(schema: pa.Schema) -> str:
     return ""
 
 
-def _rows(file: Path) -> Iterator[_Row]:
+def _rows(file: CorpusPath) -> Iterator[_Row]:
     try:
-        with pq.ParquetFile(file) as parquet:
+        with _opened(file) as parquet:
             schema = parquet.schema_arrow
             lacks = _lacks(schema)
             if lacks:
@@ -124,6 +129,10 @@ def _rows(file: Path) -> Iterator[_Row]:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{file}: cannot be read as parquet: {error}") from error
+
+
+def _opened(file: CorpusPath) -> pq.ParquetFile:
+    return pq.ParquetFile(file if isinstance(file, Path) else file.open("rb"))
 
 
 def _bytes_of_group(parquet: pq.ParquetFile, group: int) -> tuple[int, Iterable[bool]]:
@@ -149,11 +158,11 @@ def _group_cells(parquet: pq.ParquetFile, group: int) -> Iterator[bytes | None]:
 
 
 @lru_cache(maxsize=2)
-def _cells(file: Path, _written_ns: int, group: int) -> Sequential[bytes | None]:
+def _cells(file: CorpusPath, _written_ns: int, group: int) -> Sequential[bytes | None]:
     """The audio in a row group."""
 
     def cells() -> Iterator[bytes | None]:
-        with pq.ParquetFile(file) as parquet:
+        with _opened(file) as parquet:
             yield from _group_cells(parquet, group)
 
     return Sequential(cells, keep=KEPT_ROWS)
@@ -164,7 +173,7 @@ def _is_scalar(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(kind) or is_bytes)
 
 
-def _utterance(file: Path, row: _Row) -> CorpusUtterance:
+def _utterance(file: CorpusPath, row: _Row) -> CorpusUtterance:
     values = row.values
     text_column = next((name for name in TEXT_COLUMNS if name in values), TEXT_COLUMNS[0])
     if not isinstance(values.get(text_column), str):
@@ -191,7 +200,7 @@ def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return next((str(row[name]) for name in names if row.get(name) not in (None, "")), "")
 
 
-def _outside(file: Path, where: str, path: str) -> AudioReference:
+def _outside(file: CorpusPath, where: str, path: str) -> AudioReference:
     if not path:
         raise DataError(f"{where}: {AUDIO!r} has neither bytes nor a path")
-    return audio_file(file.parent / path, where=f"{where}: {AUDIO!r} has no bytes, and its path leads nowhere")
+    return audio_file(placed(file.parent, path), where=f"{where}: {AUDIO!r} has no bytes, and its path leads nowhere")

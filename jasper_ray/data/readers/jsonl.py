@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath, placed
 
 MANIFEST_FILE = "manifest.jsonl"
 OWN_KEYS = ("audio", "text", "id")
 
 
-def is_jsonl(source: Path) -> bool:
+def is_jsonl(source: CorpusPath) -> bool:
     """Whether this is a folder with a `manifest.jsonl`, or a `.jsonl` file, whose first object has `audio`."""
     file = source / MANIFEST_FILE if source.is_dir() else source
     if not file.is_file() or file.suffix != ".jsonl":
@@ -25,7 +25,7 @@ def is_jsonl(source: Path) -> bool:
     return isinstance(row, dict) and "audio" in row
 
 
-def read_jsonl(source: Path) -> Iterator[CorpusUtterance]:
+def read_jsonl(source: CorpusPath) -> Iterator[CorpusUtterance]:
     """Utterances of a `.jsonl` file, or of the `manifest.jsonl` in a folder; audio paths are relative to its folder.
 
     Raises:
@@ -42,7 +42,7 @@ def read_jsonl(source: Path) -> Iterator[CorpusUtterance]:
             yield _utterance(file, number, line)
 
 
-def _utterance(file: Path, number: int, line: str) -> CorpusUtterance:
+def _utterance(file: CorpusPath, number: int, line: str) -> CorpusUtterance:
     where = f"{file}, line {number}"
     try:
         row: Any = json.loads(line)
@@ -53,7 +53,7 @@ def _utterance(file: Path, number: int, line: str) -> CorpusUtterance:
     for key in ("audio", "text"):
         if not isinstance(row.get(key), str):
             raise DataError(f"{where}: {key!r} must be a text, got {row.get(key)!r} (keys: {', '.join(map(str, row))})")
-    path = file.parent / row["audio"]
+    path = placed(file.parent, row["audio"])
     fields = {str(key): str(value) for key, value in row.items() if key not in OWN_KEYS and value is not None}
     return CorpusUtterance(
         id=path.stem if row.get("id") is None else str(row["id"]),

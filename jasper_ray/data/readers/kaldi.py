@@ -3,11 +3,11 @@
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from jasper_ray.data.readers.clips import TO_THE_END, AudioClip
 from jasper_ray.data.readers.corpus import AudioFile, AudioReference, CorpusUtterance, audio_file
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath, placed
 
 WAV_SCP, TEXT, SEGMENTS, UTT2SPK = "wav.scp", "text", "segments", "utt2spk"
 ARCHIVE_OFFSET = re.compile(r":\d+$")
@@ -33,7 +33,7 @@ class _Piece:
     """File and line that ask for it."""
 
 
-def is_kaldi(source: Path) -> bool:
+def is_kaldi(source: CorpusPath) -> bool:
     """Whether a folder has `wav.scp` and `text`."""
     try:
         return (source / WAV_SCP).is_file() and (source / TEXT).is_file()
@@ -41,7 +41,7 @@ def is_kaldi(source: Path) -> bool:
         return False
 
 
-def read_kaldi(source: Path) -> Iterator[CorpusUtterance]:
+def read_kaldi(source: CorpusPath) -> Iterator[CorpusUtterance]:
     """Utterances of a data folder, in the order of `segments` or else `wav.scp`; paths are relative to the folder.
 
     Raises:
@@ -68,7 +68,7 @@ def _audio(recording: AudioFile, piece: _Piece) -> AudioReference:
     return AudioClip(recording, piece.start_s, piece.duration_s, piece.where, overshoot_s=OVERSHOOT_S)
 
 
-def _paths(source: Path) -> dict[str, tuple[str, Path]]:
+def _paths(source: CorpusPath) -> dict[str, tuple[str, CorpusPath]]:
     """Line of `wav.scp` and audio file by recording; never runs what `wav.scp` may say."""
     file = source / WAV_SCP
     paths = {}
@@ -84,11 +84,11 @@ def _paths(source: Path) -> dict[str, tuple[str, Path]]:
                 f"{where}: {recording} lies in the Kaldi archive {value!r}, which is not read. Convert the audio to "
                 "files first (Kaldi's wav-copy) and name those"
             )
-        paths[recording] = (where, source / value)
+        paths[recording] = (where, placed(source, value))
     return paths
 
 
-def _pieces(source: Path, recordings: Collection[str]) -> list[_Piece]:
+def _pieces(source: CorpusPath, recordings: Collection[str]) -> list[_Piece]:
     file = source / SEGMENTS
     if not file.exists():
         return [_Piece(recording, recording, 0.0, TO_THE_END, str(source / WAV_SCP)) for recording in recordings]
@@ -120,7 +120,7 @@ def _segment(where: str, value: str) -> tuple[str, float, float]:
     return recording, start_s, TO_THE_END if end_s == END_OF_RECORDING else end_s - start_s
 
 
-def _check_same_utterances(source: Path, texts: Table, pieces: list[_Piece]) -> None:
+def _check_same_utterances(source: CorpusPath, texts: Table, pieces: list[_Piece]) -> None:
     heard = {piece.utterance_id for piece in pieces}
     for utterance_id, (number, _) in texts.items():
         if utterance_id not in heard:
@@ -130,7 +130,7 @@ def _check_same_utterances(source: Path, texts: Table, pieces: list[_Piece]) -> 
             raise DataError(f"{piece.where}: {piece.utterance_id} has no line in {source / TEXT}")
 
 
-def _speakers(source: Path, texts: Table) -> dict[str, str]:
+def _speakers(source: CorpusPath, texts: Table) -> dict[str, str]:
     """Speaker by utterance; empty without `utt2spk`."""
     file = source / UTT2SPK
     if not file.exists():
@@ -142,7 +142,7 @@ def _speakers(source: Path, texts: Table) -> dict[str, str]:
     return speakers
 
 
-def _table(file: Path) -> Table:
+def _table(file: CorpusPath) -> Table:
     try:
         content = file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:

@@ -1,19 +1,20 @@
 """A Lhotse cuts manifest, `.jsonl` or `.jsonl.gz`: a line per cut, an utterance per supervision of it."""
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from jasper_ray.data.readers.clips import AudioClip
 from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
+from jasper_ray.data.readers.files import in_order, unpacked
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath, placed
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
+STORE_SCHEMES = ("s3://", "gs://")
 OWN_KEYS = ("id", "text", "start", "duration", "channel")
 # Far longer than any recording: keeps seconds * rate within what a float can hold.
 MAX_S = 1e9
@@ -25,7 +26,7 @@ MAX_FIRST_LINE_BYTES = 2**24
 class _Piece:
     """What a supervision takes of a recording."""
 
-    path: Path
+    path: CorpusPath
     start_s: float
     duration_s: float
     supervision: Mapping[str, Any]
@@ -33,7 +34,7 @@ class _Piece:
     """File and line that ask for it."""
 
 
-def is_lhotse(source: Path) -> bool:
+def is_lhotse(source: CorpusPath) -> bool:
     """Whether a file, or one directly in a folder, is a manifest of cuts by its first line."""
     try:
         return bool(_manifests(source))
@@ -41,7 +42,7 @@ def is_lhotse(source: Path) -> bool:
         return False
 
 
-def read_lhotse(source: Path) -> Iterator[CorpusUtterance]:
+def read_lhotse(source: CorpusPath) -> Iterator[CorpusUtterance]:
     """Utterances of a cuts manifest, or of all directly in a folder; audio paths are relative to the manifest's folder.
 
     Raises:
@@ -68,7 +69,7 @@ def _utterance(piece: _Piece) -> CorpusUtterance:
     )
 
 
-def _pieces(manifest: Path) -> Iterator[_Piece]:
+def _pieces(manifest: CorpusPath) -> Iterator[_Piece]:
     for number, line in _lines(manifest):
         where = f"{manifest}, line {number}"
         try:
@@ -88,7 +89,7 @@ def _pieces(manifest: Path) -> Iterator[_Piece]:
             yield _Piece(path, first_s, _seconds(where, "duration", supervision), supervision, where)
 
 
-def _audio_path(manifest: Path, where: str, cut: Mapping[str, Any]) -> Path:
+def _audio_path(manifest: CorpusPath, where: str, cut: Mapping[str, Any]) -> CorpusPath:
     recording = cut.get("recording")
     sources = recording.get("sources") if isinstance(recording, dict) else None
     if not isinstance(recording, dict) or not isinstance(sources, list):
@@ -101,15 +102,15 @@ def _audio_path(manifest: Path, where: str, cut: Mapping[str, Any]) -> Path:
             raise DataError(f"{where}: a source must be an object with 'type', 'channels' and 'source', got {source!r}")
         if channel not in source["channels"]:
             continue
-        if source.get("type") != "file":
-            raise DataError(
-                f"{where}: audio is a source of type {source.get('type')!r}; only 'file' is read, commands are never "
-                "run and nothing is fetched. Save it as audio first (CutSet.save_audios)"
-            )
         path = source.get("source")
         if not isinstance(path, str):
             raise DataError(f"{where}: 'source' must be a path, got {path!r}")
-        return manifest.parent / path
+        if source.get("type") != "file" and not (source.get("type") == "url" and path.startswith(STORE_SCHEMES)):
+            raise DataError(
+                f"{where}: audio is a source of type {source.get('type')!r}; only 'file' is read, and 'url' with "
+                "s3:// or gs://; commands are never run. Save it as audio first (CutSet.save_audios)"
+            )
+        return placed(manifest.parent, path)
     raise DataError(f"{where}: no source of the recording has channel {channel!r}")
 
 
@@ -140,12 +141,12 @@ def _scalars(row: object) -> dict[str, str]:
     return {key: value for key, value in scalars.items() if key not in OWN_KEYS}
 
 
-def _manifests(source: Path) -> list[Path]:
-    files = sorted(file for file in source.iterdir() if file.name.endswith(SUFFIXES)) if source.is_dir() else [source]
+def _manifests(source: CorpusPath) -> list[CorpusPath]:
+    files = in_order(f for f in source.iterdir() if f.name.endswith(SUFFIXES)) if source.is_dir() else [source]
     return [file for file in files if _begins_with_cut(file)]
 
 
-def _begins_with_cut(file: Path) -> bool:
+def _begins_with_cut(file: CorpusPath) -> bool:
     try:
         with _open(file) as stream:
             line = stream.readline(MAX_FIRST_LINE_BYTES)
@@ -155,13 +156,13 @@ def _begins_with_cut(file: Path) -> bool:
     return isinstance(cut, dict) and cut.get("type") in CUT_TYPES
 
 
-def _open(file: Path) -> BinaryIO:
+def _open(file: CorpusPath) -> BinaryIO:
     with file.open("rb") as stream:
         is_gzip = stream.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(file)) if is_gzip else file.open("rb")
+    return unpacked(file) if is_gzip else file.open("rb")
 
 
-def _lines(manifest: Path) -> Iterator[tuple[int, str]]:
+def _lines(manifest: CorpusPath) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not blank; one in memory at a time."""
     number = 0
     try:

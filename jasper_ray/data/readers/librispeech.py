@@ -8,11 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from jasper_ray.data.readers.corpus import AudioReference, CorpusUtterance, audio_file
+from jasper_ray.data.readers.files import in_order
 from jasper_ray.data.readers.tars import TarFiles, TarredFile
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath
 
 TRANSCRIPTS_SUFFIX = ".trans.txt"
 TRANSCRIPTS = f"*{TRANSCRIPTS_SUFFIX}"
@@ -25,7 +27,7 @@ FindAudio = Callable[[str, str], AudioReference]
 """The audio of an utterance, by its id and the place that names it."""
 
 
-def is_librispeech(source: Path) -> bool:
+def is_librispeech(source: CorpusPath) -> bool:
     """Whether a folder has LibriSpeech's transcripts somewhere below, or a tar its recordings."""
     if source.is_dir():
         return next(source.rglob(TRANSCRIPTS), None) is not None
@@ -42,7 +44,7 @@ def is_librispeech(source: Path) -> bool:
     return bool(recordings) and recordings.isdisjoint(others)
 
 
-def read_librispeech(source: Path) -> Iterator[CorpusUtterance]:
+def read_librispeech(source: CorpusPath) -> Iterator[CorpusUtterance]:
     """Utterances below a folder, which may be the corpus, a subset, a speaker or a chapter, or in a tar of such.
 
     Raises:
@@ -56,8 +58,8 @@ def read_librispeech(source: Path) -> Iterator[CorpusUtterance]:
         raise DataError(f"{source}: no {TRANSCRIPTS} below it, so it is not in LibriSpeech's layout")
 
 
-def _in_folder(source: Path) -> Iterator[CorpusUtterance]:
-    for transcripts in sorted(source.rglob(TRANSCRIPTS)):
+def _in_folder(source: CorpusPath) -> Iterator[CorpusUtterance]:
+    for transcripts in in_order(source.rglob(TRANSCRIPTS)):
         try:
             content = transcripts.read_bytes()
         except OSError as error:
@@ -69,11 +71,11 @@ def _in_folder(source: Path) -> Iterator[CorpusUtterance]:
         yield from _chapter(str(transcripts), content, folder.parts, recordings, find)
 
 
-def _find_file(folder: Path, utterance_id: str, where: str) -> AudioReference:
+def _find_file(folder: CorpusPath, utterance_id: str, where: str) -> AudioReference:
     return audio_file(folder / f"{utterance_id}.flac", where=where)
 
 
-def _in_tar(source: Path) -> Iterator[CorpusUtterance]:
+def _in_tar(source: CorpusPath) -> Iterator[CorpusUtterance]:
     transcripts: dict[PurePosixPath, bytes] = {}
     recordings: dict[PurePosixPath, dict[str, TarredFile]] = defaultdict(dict)
     with TarFiles(source) as files:

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from jasper_ray.data.readers.clips import AudioClip
 from jasper_ray.data.readers.corpus import AudioFile, AudioPart, AudioReference, CorpusUtterance, audio_file
 from jasper_ray.data.readers.files import file_head, matching_files, only_file
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath, placed
 
 SUFFIXES = (".json", ".jsonl")
 ID_KEYS = ("id", "utt_id")
@@ -36,12 +37,12 @@ class Row:
     values: dict[str, Any]
 
 
-def is_nemo(source: Path) -> bool:
+def is_nemo(source: CorpusPath) -> bool:
     """Whether this is such a manifest, or a folder with one in it; told by the first line."""
     return bool(matching_files(source, SUFFIXES, _is_manifest))
 
 
-def read_nemo(source: Path) -> Iterator[CorpusUtterance]:
+def read_nemo(source: CorpusPath) -> Iterator[CorpusUtterance]:
     """Utterances of a manifest, or of the only one in a folder.
 
     Audio paths are relative to the manifest's folder. Where the first line has a `shard_id`, every line is a member of
@@ -59,7 +60,7 @@ def read_nemo(source: Path) -> Iterator[CorpusUtterance]:
     yield from _tarred(file, rows) if "shard_id" in first.values else _plain(file, rows)
 
 
-def _is_manifest(path: Path) -> bool:
+def _is_manifest(path: CorpusPath) -> bool:
     line = next((line for line in file_head(path).split("\n") if line.strip()), "")
     try:
         row = json.loads(line)
@@ -68,7 +69,7 @@ def _is_manifest(path: Path) -> bool:
     return isinstance(row, dict) and isinstance(row.get("audio_filepath"), str) and "audio" not in row
 
 
-def _rows(file: Path) -> Iterator[Row]:
+def _rows(file: CorpusPath) -> Iterator[Row]:
     try:
         # As bytes: lines then end at \n only, and a line that is not UTF-8 has a number.
         with file.open("rb") as lines:
@@ -103,12 +104,12 @@ def _seconds(where: str, values: dict[str, Any], key: str) -> float:
     return float(value)
 
 
-def _plain(file: Path, rows: Iterable[Row]) -> Iterator[CorpusUtterance]:
+def _plain(file: CorpusPath, rows: Iterable[Row]) -> Iterator[CorpusUtterance]:
     for row in rows:
-        yield _utterance(row, row.audio, audio_file(file.parent / row.audio, where=row.where))
+        yield _utterance(row, row.audio, audio_file(placed(file.parent, row.audio), where=row.where))
 
 
-def _tarred(file: Path, rows: Iterable[Row]) -> Iterator[CorpusUtterance]:
+def _tarred(file: CorpusPath, rows: Iterable[Row]) -> Iterator[CorpusUtterance]:
     shards: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         shard_id = row.values.get("shard_id")
@@ -119,9 +120,9 @@ def _tarred(file: Path, rows: Iterable[Row]) -> Iterator[CorpusUtterance]:
         yield from _shard(file.parent / f"audio_{shard_id}.tar", members)
 
 
-def _shard(path: Path, rows: list[Row]) -> Iterator[CorpusUtterance]:
+def _shard(path: CorpusPath, rows: list[Row]) -> Iterator[CorpusUtterance]:
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             # A sparse file does not lie in one piece; nobody's recordings are one.
             files = (member for member in tar.getmembers() if member.isfile() and not member.issparse())
             members = {_stem(member.name): member for member in files}
@@ -133,7 +134,7 @@ def _shard(path: Path, rows: list[Row]) -> Iterator[CorpusUtterance]:
             yield _utterance(row, member.name, AudioPart(path, member.offset_data, member.size, row.where))
 
 
-def _rows_by_member(path: Path, rows: list[Row], members: dict[str, tarfile.TarInfo]) -> dict[str, list[Row]]:
+def _rows_by_member(path: CorpusPath, rows: list[Row], members: dict[str, tarfile.TarInfo]) -> dict[str, list[Row]]:
     wanted: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         # By stem, as NeMo does: its --force_codec changes the suffixes in the tar, not those in the manifest.

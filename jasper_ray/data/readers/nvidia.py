@@ -9,6 +9,7 @@ from typing import Any
 from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
 from jasper_ray.data.readers.files import file_head, matching_files, only_file
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath, placed
 
 SUFFIXES = (".json",)
 MAX_SPEED = 10
@@ -17,12 +18,12 @@ SPACE = re.compile(r"\s*")
 LIBRISPEECH_STEM = re.compile(r"(\d+)-\d+-\d+(-[\d.]+)?")
 
 
-def is_nvidia(source: Path) -> bool:
+def is_nvidia(source: CorpusPath) -> bool:
     """Whether this is such a manifest, or a folder with one in it; told by the first object."""
     return bool(matching_files(source, SUFFIXES, _is_manifest))
 
 
-def read_nvidia(source: Path) -> Iterator[CorpusUtterance]:
+def read_nvidia(source: CorpusPath) -> Iterator[CorpusUtterance]:
     """Utterances of a manifest, or of the only one in a folder: one for every speed of every entry.
 
     Audio is looked for below the manifest's folder, then below the folder above it.
@@ -35,7 +36,7 @@ def read_nvidia(source: Path) -> Iterator[CorpusUtterance]:
         yield from _variants(file, f"{file}, line {number}", entry)
 
 
-def _is_manifest(path: Path) -> bool:
+def _is_manifest(path: CorpusPath) -> bool:
     head = file_head(path)
     start = _after_space(head, 0)
     if not head.startswith("[", start):
@@ -53,7 +54,7 @@ def _after_space(text: str, position: int) -> int:
     return space.end()
 
 
-def _entries(file: Path) -> Iterator[tuple[int, Any]]:
+def _entries(file: CorpusPath) -> Iterator[tuple[int, Any]]:
     """Every element of the array with the line it starts in, decoded one at a time."""
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -95,7 +96,7 @@ def _entries(file: Path) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{file}, line {number}: not JSON: there is more after the array")
 
 
-def _variants(file: Path, where: str, entry: Any) -> Iterator[CorpusUtterance]:
+def _variants(file: CorpusPath, where: str, entry: Any) -> Iterator[CorpusUtterance]:
     if not isinstance(entry, dict):
         raise DataError(f"{where}: must be an object with transcript and files, got {type(entry).__name__}")
     text, files = entry.get("transcript"), entry.get("files")
@@ -135,12 +136,12 @@ def _variant(where: str, variant: Any) -> tuple[str, float]:
     return variant["fname"], speed
 
 
-def _find(file: Path, where: str, name: str) -> Path:
+def _find(file: CorpusPath, where: str, name: str) -> CorpusPath:
     folder = file.absolute().parent
     for root in (folder, folder.parent):
         try:
-            if (root / name).is_file():
-                return root / name
+            if placed(root, name).is_file():
+                return placed(root, name)
         except OSError as error:  # a name too long, a folder that may not be read
             raise DataError(f"{where}: audio {root / name} cannot be read: {error.strerror}") from error
     raise DataError(f"{where}: audio {name} is neither below {folder} nor below {folder.parent}")

@@ -20,15 +20,16 @@ from jasper_ray.data.readers.table import is_table, read_table
 from jasper_ray.data.readers.webdataset import is_webdataset, read_webdataset
 from jasper_ray.data.synthetic import read_synthetic
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath, corpus_path
 
 
 @dataclass(frozen=True)
 class CorpusFormat:
     """A foreign format."""
 
-    is_there: Callable[[Path], bool]
+    is_there: Callable[[CorpusPath], bool]
     """Whether a file or folder is of this format, by its content."""
-    read: Callable[[Path], Iterator[CorpusUtterance]]
+    read: Callable[[CorpusPath], Iterator[CorpusUtterance]]
 
 
 FORMATS: Mapping[str, CorpusFormat] = {
@@ -61,7 +62,7 @@ def read_corpus(config: CorpusConfig) -> Iterator[CorpusUtterance]:
         split = config.where.get("split", ("train", "evaluation"))
         utterances = read_synthetic(config.source, (split,) if isinstance(split, str) else split)
     else:
-        source = Path(config.source).expanduser()
+        source = corpus_path(config.source)
         if not source.exists():
             raise DataError(f"{source}: there is no such corpus")
         utterances = FORMATS[detect_format(source) if config.format == "auto" else config.format].read(source)
@@ -80,7 +81,7 @@ def read_corpus(config: CorpusConfig) -> Iterator[CorpusUtterance]:
         )
 
 
-def fetch_by_name(config: CorpusConfig, subset: str, progress: Progress | None = None) -> Path:
+def fetch_by_name(config: CorpusConfig, subset: str, progress: Progress | None = None) -> CorpusPath:
     """The tar of a subset of LibriSpeech, downloaded unless it is there already.
 
     Raises:
@@ -95,7 +96,7 @@ def fetch_by_name(config: CorpusConfig, subset: str, progress: Progress | None =
     )
 
 
-def detect_format(source: Path) -> str:
+def detect_format(source: CorpusPath) -> str:
     """The format of a corpus, by what lies there; the first that fits.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Literal
 from jasper_ray.data.readers.corpus import CorpusUtterance, audio_file
 from jasper_ray.data.readers.files import file_head
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath, placed
 
 SPLITS = ("train.tsv", "dev.tsv", "test.tsv")
 
@@ -33,7 +34,7 @@ DEEPSPEECH = Layout(",", csv.QUOTE_MINIMAL, "wav_filename", "transcript", "speak
 COMMON_VOICE = Layout("\t", csv.QUOTE_NONE, "path", "sentence", "client_id", "clips", ("client_id", "path", "sentence"))
 
 
-def is_table(source: Path) -> bool:
+def is_table(source: CorpusPath) -> bool:
     """Whether this is such a table, or a folder of a Common Voice release; told by the header."""
     try:
         files = [source / name for name in SPLITS] if source.is_dir() else [source]
@@ -42,7 +43,7 @@ def is_table(source: Path) -> bool:
     return any(_has_header(file) for file in files)
 
 
-def read_table(source: Path) -> Iterator[CorpusUtterance]:
+def read_table(source: CorpusPath) -> Iterator[CorpusUtterance]:
     """Utterances of a table, or of `train.tsv`, `dev.tsv` and `test.tsv` in a folder.
 
     Audio paths are relative to the folder of a CSV, and to `clips/` beside a TSV.
@@ -59,11 +60,11 @@ def read_table(source: Path) -> Iterator[CorpusUtterance]:
             yield _utterance(file, where, row, layout)
 
 
-def _header(file: Path) -> str:
+def _header(file: CorpusPath) -> str:
     return file_head(file).partition("\n")[0].rstrip("\r")
 
 
-def _has_header(file: Path) -> bool:
+def _has_header(file: CorpusPath) -> bool:
     header = _header(file)
     return any(
         set(layout.required) <= {name.strip('"') for name in header.split(layout.delimiter)}
@@ -71,11 +72,11 @@ def _has_header(file: Path) -> bool:
     )
 
 
-def _layout(file: Path) -> Layout:
+def _layout(file: CorpusPath) -> Layout:
     return COMMON_VOICE if "\t" in _header(file) or file.suffix == ".tsv" else DEEPSPEECH
 
 
-def _rows(file: Path, layout: Layout) -> Iterator[tuple[str, dict[str, str]]]:
+def _rows(file: CorpusPath, layout: Layout) -> Iterator[tuple[str, dict[str, str]]]:
     """Every row by column name, with its place; a row's line is the one it ends in."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -100,7 +101,7 @@ def _rows(file: Path, layout: Layout) -> Iterator[tuple[str, dict[str, str]]]:
         raise DataError(f"{file}: cannot be read: {error}") from error
 
 
-def _utterance(file: Path, where: str, row: dict[str, str], layout: Layout) -> CorpusUtterance:
+def _utterance(file: CorpusPath, where: str, row: dict[str, str], layout: Layout) -> CorpusUtterance:
     name = row[layout.audio]
     if not name:
         raise DataError(f"{where}: {layout.audio} is empty")
@@ -113,7 +114,7 @@ def _utterance(file: Path, where: str, row: dict[str, str], layout: Layout) -> C
         fields["split"] = file.stem
     return CorpusUtterance(
         id=Path(name).stem,
-        audio=audio_file(file.parent / layout.folder / name, where=where),
+        audio=audio_file(placed(file.parent / layout.folder, name), where=where),
         path=name,
         text=row[layout.text],
         speaker=speaker,

@@ -1,19 +1,18 @@
 """The files in a tar, plain or gzipped, by name, offset and size: their headers are read, not what they hold."""
 
-import gzip
 import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, cast
 
 from jasper_ray.data.readers.corpus import AudioPart, AudioReference
+from jasper_ray.data.readers.files import unpacked
 from jasper_ray.data.readers.sequential import Sequential
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath
 
 GZIP_MAGIC = b"\x1f\x8b"
 BLOCK_BYTES = 1 << 20
@@ -36,7 +35,7 @@ class TarredFile:
 class GzippedPart:
     """A file that lies in a gzipped one. Parts that are read in their order cost no more than unpacking it once."""
 
-    path: Path
+    path: CorpusPath
     offset: int
     """In the unpacked file."""
     num_bytes: int
@@ -61,12 +60,12 @@ class TarFiles(AbstractContextManager["TarFiles"]):
         DataError: The tar is damaged or cut short; names it and the reason.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: CorpusPath) -> None:
         self.path = path
         try:
             with path.open("rb") as file:
                 self.is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-            self._stream = _unpacking(path) if self.is_gzip else path.open("rb")
+            self._stream = unpacked(path) if self.is_gzip else path.open("rb")
         except ERRORS as error:
             raise self._error(error) from error
 
@@ -126,17 +125,13 @@ class _Header(tarfile.TarInfo):
             raise
 
 
-def _unpacking(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path))
-
-
 @lru_cache(maxsize=2)
-def _unpacked(path: Path, _written_ns: int) -> Sequential[bytes]:
+def _unpacked(path: CorpusPath, _written_ns: int) -> Sequential[bytes]:
     """Blocks of a gzipped file as it is unpacked."""
     return Sequential(partial(_blocks, path), keep=KEPT_BLOCKS)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    with _unpacking(path) as stream:
+def _blocks(path: CorpusPath) -> Iterator[bytes]:
+    with unpacked(path) as stream:
         while block := stream.read(BLOCK_BYTES):
             yield block

@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby, islice
-from pathlib import Path
 from typing import Any
 
 from jasper_ray.data.readers.corpus import CorpusUtterance
+from jasper_ray.data.readers.files import in_order
 from jasper_ray.data.readers.tars import TarFiles, TarredFile
 from jasper_ray.errors import DataError
+from jasper_ray.storage.store_path import CorpusPath
 
 SUFFIXES = (".tar", ".tar.gz")
 AUDIO = ("flac", "wav", "mp3", "ogg", "opus")
@@ -31,7 +32,7 @@ class _Member:
     """Of text and JSON; empty for others."""
 
 
-def is_webdataset(source: Path) -> bool:
+def is_webdataset(source: CorpusPath) -> bool:
     """Whether a tar, or the first directly in a folder, begins with a sample of audio and text."""
     try:
         with TarFiles(_tars(source)[0]) as files:
@@ -45,7 +46,7 @@ def is_webdataset(source: Path) -> bool:
     return False
 
 
-def read_webdataset(source: Path) -> Iterator[CorpusUtterance]:
+def read_webdataset(source: CorpusPath) -> Iterator[CorpusUtterance]:
     """Utterances of a tar, or of all directly in a folder; of a plain tar no audio is read.
 
     Raises:
@@ -60,8 +61,8 @@ def read_webdataset(source: Path) -> Iterator[CorpusUtterance]:
                 yield _utterance(files, key, group)
 
 
-def _tars(source: Path) -> list[Path]:
-    return sorted(file for file in source.iterdir() if file.name.endswith(SUFFIXES)) if source.is_dir() else [source]
+def _tars(source: CorpusPath) -> list[CorpusPath]:
+    return in_order(f for f in source.iterdir() if f.name.endswith(SUFFIXES)) if source.is_dir() else [source]
 
 
 def _members(files: TarFiles) -> Iterator[_Member]:

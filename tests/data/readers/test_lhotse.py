@@ -11,6 +11,7 @@ import soundfile
 from jasper_ray.data.readers.corpus import CorpusUtterance
 from jasper_ray.data.readers.lhotse import is_lhotse, read_lhotse
 from jasper_ray.errors import DataError
+from jasper_ray.storage import object_store
 
 RATE_HZ = 8000
 SAMPLES = (np.random.default_rng(0).standard_normal(RATE_HZ) * 3000).astype(np.int16)
@@ -80,6 +81,15 @@ def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 WHOLE = supervision("u", 0, 1)
+
+
+def test_a_url_in_a_bucket_is_read(tmp_path: Path, s3_bucket: str) -> None:
+    uri = f"{s3_bucket}/{tmp_path.name}/a.wav"
+    manifest = write_cuts(tmp_path, with_source(type="url", source=uri))
+    object_store.upload_file(tmp_path / "audio" / "a.wav", uri)
+    (tmp_path / "audio" / "a.wav").unlink()
+    (utterance,) = read(manifest)
+    assert len(samples(utterance)) == 8_000
 
 
 def with_source(**source: object) -> dict[str, Any]:

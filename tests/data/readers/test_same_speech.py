@@ -1,6 +1,7 @@
 """Whatever format the same speech comes in, the same dataset comes out."""
 
 import io
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.data.readers import registry
 from jasper_ray.data.readers.librispeech import read_librispeech
 from jasper_ray.data.shards import ShardReader
+from jasper_ray.storage import object_store
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,30 @@ def test_the_same_speech_in_another_format_gives_the_same_dataset(
         assert row.speaker == (other.speaker if FORMATS[name].has_speakers else "")
         assert np.array_equal(row.samples, other.samples)
         assert row.audio == other.audio or not FORMATS[name].same_bytes
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "librispeech"])
+def test_a_corpus_in_a_bucket_gives_the_same_dataset(
+    tmp_path: Path, spoken: list[Spoken], expected: dict[str, Row], name: str, s3_bucket: str
+) -> None:
+    """Its references travel to other processes, as they do on a cluster."""
+    if name == "librispeech":
+        corpus = CorpusConfig(source=str(librispeech(tmp_path / "corpus", spoken)))
+    else:
+        corpus = write(name, tmp_path / "corpus", spoken)
+    target = object_store.join(s3_bucket, tmp_path.name)
+    for file in object_store.list_files(str(tmp_path / "corpus")):
+        object_store.upload_file(tmp_path / "corpus" / file, object_store.join(target, "corpus", file))
+    remote = corpus.source.replace(str(tmp_path), target)
+    assert remote.startswith("s3://")
+    (tmp_path / "corpus").rename(tmp_path / "away")
+    listed = list(registry.read_corpus(corpus.model_copy(update={"source": remote})))
+    listed = pickle.loads(pickle.dumps(listed))
+    assert {u.id for u in listed} == set(expected)
+    for utterance in listed:
+        audio, _ = soundfile.read(io.BytesIO(utterance.audio.read()), dtype="int16")
+        assert np.array_equal(audio, expected[utterance.id].samples)
+        assert utterance.text.lower() == expected[utterance.id].text
 
 
 def test_the_expectation_is_what_was_spoken(spoken: list[Spoken], expected: dict[str, Row]) -> None:
