@@ -63,6 +63,27 @@ def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+@pytest.fixture(scope="session")
+def gs_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket of an emulator of Google Cloud Storage on this machine."""
+    if importlib.util.find_spec("gcp_storage_emulator") is None:
+        pytest.skip("the emulator is not installed: pip install gcp-storage-emulator")
+    port = _four_free_ports()
+    script = REPOSITORY / "tests" / "storage" / "gcs_server.py"
+    errors_file = tmp_path_factory.mktemp("gcs") / "stderr"
+    with errors_file.open("w") as errors:
+        server = subprocess.Popen([sys.executable, script, str(port)], stdout=subprocess.PIPE, stderr=errors, text=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n", errors_file.read_text()
+            yield "gs://jasper"
+        finally:
+            server.kill()
+            server.wait()
+
+
 def _four_free_ports() -> int:
     """The first of four neighbouring ports that nobody listens on."""
     for port in range(5600 + os.getpid() % 1000, 7000, 4):

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -220,7 +220,8 @@ def delete_tree(uri: str) -> None:
     def delete() -> None:
         filesystem, path = open_store(uri)
         if filesystem.get_file_info(path).type == pafs.FileType.Directory:
-            filesystem.delete_dir(path)
+            with suppress(FileNotFoundError):  # from Google's, of the empty folder, once all in it is gone
+                filesystem.delete_dir(path)
 
     _remote(uri, delete)
 
@@ -447,13 +448,26 @@ def _list(uri: str, kind: pafs.FileType, *, recursive: bool) -> list[str]:
 def _infos(uri: str, *, recursive: bool) -> list[pafs.FileInfo]:
     def list_once() -> list[pafs.FileInfo]:
         filesystem, path = open_store(uri)
-        selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
-        return list(filesystem.get_file_info(selector))
+        # pyarrow's client of Google's store lists no folders.
+        everything = recursive or isinstance(filesystem, pafs.GcsFileSystem)
+        selector = pafs.FileSelector(path, allow_not_found=True, recursive=everything)
+        found = list(filesystem.get_file_info(selector))
+        return found if recursive == everything else _right_in(path, found)
 
     infos: list[pafs.FileInfo] = _remote(uri, list_once)
     if not infos:
         _require_bucket(uri)
     return infos
+
+
+def _right_in(path: str, infos: list[pafs.FileInfo]) -> list[pafs.FileInfo]:
+    """The files right in a folder, and its folders, from all that lies below it."""
+    found: dict[str, pafs.FileInfo] = {}
+    for info in infos:
+        name, _, below = info.path[len(path) :].strip("/").partition("/")
+        place = f"{path.rstrip('/')}/{name}"
+        found[place] = pafs.FileInfo(place, pafs.FileType.Directory) if below else info
+    return list(found.values())
 
 
 def _entry(info: pafs.FileInfo) -> Entry:

@@ -30,6 +30,7 @@ def test_a_uri_without_store_or_bucket_is_refused(uri: str) -> None:
 
 
 def test_clients_are_shared_until_the_environment_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     first, path = clients.open_store("s3://bucket/a/b")

@@ -74,12 +74,12 @@ def faulty_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     server.server_close()
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The same tests on a local folder and on a real S3 server."""
+    """The same tests on a local folder, on a real S3 server and on an emulator of Google's store."""
     if request.param == "local":
         return str(tmp_path / "root")
-    return str(request.getfixturevalue("s3_bucket")) + f"/{tmp_path.name}"
+    return str(request.getfixturevalue(f"{request.param}_bucket")) + f"/{tmp_path.name}"
 
 
 def test_what_was_written_is_read_listed_and_deleted(root: str) -> None:

@@ -18,12 +18,13 @@ FILES = {
 
 
 @pytest.fixture
-def places(tmp_path: Path, s3_bucket: str) -> dict[str, CorpusPath]:
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, CorpusPath]:
     """The same files on a disk and in a bucket."""
+    bucket = request.getfixturevalue(getattr(request, "param", "s3_bucket"))
     for name, content in FILES.items():
-        for uri in (str(tmp_path / "corpus"), f"{s3_bucket}/{tmp_path.name}"):
+        for uri in (str(tmp_path / "corpus"), f"{bucket}/{tmp_path.name}"):
             object_store.write_bytes(object_store.join(uri, name), content)
-    return {"disk": tmp_path / "corpus", "bucket": corpus_path(f"{s3_bucket}/{tmp_path.name}")}
+    return {"disk": tmp_path / "corpus", "bucket": corpus_path(f"{bucket}/{tmp_path.name}")}
 
 
 def lines(path: CorpusPath) -> list[str]:
@@ -61,6 +62,7 @@ SAME: dict[str, Callable[[CorpusPath], object]] = {
 }
 
 
+@pytest.mark.parametrize("places", ["s3_bucket", "gs_bucket"], indirect=True)
 @pytest.mark.parametrize("question", SAME)
 def test_a_bucket_answers_like_a_disk(places: dict[str, CorpusPath], question: str) -> None:
     ask = SAME[question]
