@@ -9,6 +9,7 @@ from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.files import dump_config
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.batch import BatchLoader
+from jasper_ray.data.interference import read_recordings
 from jasper_ray.data.manifest import Manifest, concat_manifests, read_manifest
 from jasper_ray.data.plan import RunPlan
 from jasper_ray.data.shard_feed import ShardFeed
@@ -105,6 +106,13 @@ def plan_fingerprint(config: RunConfig, train: Manifest) -> str:
     return layout_fingerprint(train.fingerprint, train.shard_index)
 
 
+def recordings_fingerprints(config: RunConfig) -> dict[str, str]:
+    """Of the noises and impulse responses that a run mixes in, by key; a draw is a number among them."""
+    datasets = {"augment.noise": config.augment.noise, "augment.reverb": config.augment.reverb}
+    found = {key: read_recordings(paths, key=key) for key, paths in datasets.items()}
+    return {key: manifest.fingerprint for key, manifest in found.items() if manifest is not None}
+
+
 def train_run(
     config: RunConfig, *, world: World, make_loader: Callable[[], BatchLoader], reporters: Sequence[Reporter]
 ) -> dict[str, Any]:
@@ -124,7 +132,12 @@ def train_run(
     """
     selection = select_for(config)
     data = build_data(config, selection, make_loader)
-    state = RunState(config, world=world, manifest_fingerprint=plan_fingerprint(config, selection.manifest))
+    state = RunState(
+        config,
+        world=world,
+        manifest_fingerprint=plan_fingerprint(config, selection.manifest),
+        recordings=recordings_fingerprints(config),
+    )
     resumed_from = _resume(config, state, world)
     run_log: list[Reporter] = []
     if world.is_first:

@@ -171,14 +171,15 @@ def check_same_run(checkpoint: Checkpoint, *, expected: Progress) -> None:
             f"{expected.manifest_fingerprint:.12}: the utterance order would differ without a sign. "
             f"Use the same data, {advice}"
         )
-    differing = {key: value for key, value in expected.plan.items() if saved.plan.get(key) != value}
+    keys = dict.fromkeys([*expected.plan, *saved.plan])
+    differing = {key: expected.plan.get(key) for key in keys if saved.plan.get(key) != expected.plan.get(key)}
     if saved.seed != expected.seed:
         differing["seed"] = expected.seed
     if differing:
         old = {key: saved.seed if key == "seed" else saved.plan.get(key) for key in differing}
         raise ResumeError(
-            f"checkpoint {checkpoint.uri} was made with {old}, this run has {differing}: the utterance order would "
-            f"differ without a sign. Use the same settings, {advice}"
+            f"checkpoint {checkpoint.uri} was made with {old}, this run has {differing}: it would go on "
+            f"differently without a sign. Use the same settings, {advice}"
         )
 
 

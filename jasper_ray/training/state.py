@@ -1,6 +1,7 @@
 """All that changes while a run trains: model, optimizer, averaged weights, progress; made, saved, restored here."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,9 +30,12 @@ class RunState:
         config: The whole run.
         world: All workers.
         manifest_fingerprint: Of the training utterances, in their order.
+        recordings: Fingerprints of the recordings that are mixed into them, by what they are.
     """
 
-    def __init__(self, config: RunConfig, *, world: World, manifest_fingerprint: str) -> None:
+    def __init__(
+        self, config: RunConfig, *, world: World, manifest_fingerprint: str, recordings: Mapping[str, str] | None = None
+    ) -> None:
         self._config = config
         self._world = world
         torch.manual_seed(config.seed)  # the same first weights on every worker
@@ -53,10 +57,11 @@ class RunState:
             blank=Alphabet(config.text.alphabet).blank,
             seed=config.seed,
         )
-        plan_settings = {
+        plan_settings: dict[str, Any] = {
             "batching": config.batching.model_dump(mode="json"),
             "augment": _speeds(config),
             "window_shards": config.data.window_shards,
+            **(recordings or {}),
         }
         self.progress = checkpoints.Progress(
             seed=config.seed, manifest_fingerprint=manifest_fingerprint, plan=plan_settings

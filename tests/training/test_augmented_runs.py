@@ -9,6 +9,7 @@ from jasper_ray.cluster.trainer import with_absolute_paths
 from jasper_ray.config.data import CorpusConfig, PreparationConfig
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.preparation import prepare_dataset
+from jasper_ray.errors import ResumeError
 from jasper_ray.model.bundle import read_bundle_config
 from jasper_ray.training.report import read_log
 
@@ -22,7 +23,9 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{name}-corpus").mkdir()
         for number in range(3):
             random = np.random.default_rng([seed, number])
-            wave = random.standard_normal(4000) * 0.2 * (np.exp(-np.arange(4000) / 300) if name == "rooms" else 1)
+            num_samples = 4000 + 1000 * seed  # a manifest does not know more of its audio than lengths
+            wave = random.standard_normal(num_samples) * 0.2
+            wave *= np.exp(-np.arange(num_samples) / 300) if name == "rooms" else 1
             soundfile.write(root / f"{name}-corpus" / f"{number}.wav", wave, 16000)
         corpus = CorpusConfig(source=str(root / f"{name}-corpus"), format="folder")
         prepare_dataset([corpus], str(root / name), alphabet="ab", config=PreparationConfig(audio_only=True))
@@ -47,6 +50,15 @@ def test_a_run_with_noise_rooms_and_gain_is_the_same_with_any_number_of_workers(
     expected = losses(tone_config(tones, alone))
     assert losses(tone_config(tones, shared)) == pytest.approx(expected, rel=1e-3)
     assert losses(tone_config(tones, clean)) != pytest.approx(expected, rel=1e-2)
+
+
+def test_a_run_does_not_go_on_with_other_recordings(tones: Path, tmp_path: Path) -> None:
+    noise = f"augment.noise=[{tones}/noise]"
+    run_workers(tone_config(tones, tmp_path, noise, "training.epochs=3"), 1)
+    for other in ([f"augment.noise=[{tones}/rooms]"], []):
+        with pytest.raises(ResumeError, match=r"was made with \{'augment.noise': '.*this run has \{'augment.noise': "):
+            run_workers(tone_config(tones, tmp_path, *other, "training.epochs=4"), 1)
+    run_workers(tone_config(tones, tmp_path, noise, "training.epochs=4"), 1)
 
 
 @pytest.mark.parametrize("knob", ["features.flavour=nvidia_dali", "augment.speed_method=folded"])
