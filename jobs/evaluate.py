@@ -47,7 +47,7 @@ def evaluate_bundle(
     try:
         return evaluate(
             bundle.model,
-            features.load(source.microbatch(rows.tolist(), 0) for rows in batches),
+            features.load(source.batches(batches)),
             references=manifest.texts,
             alphabet=bundle.alphabet,
             world=World(device=device),

@@ -27,7 +27,7 @@ def compute_log_probs(bundle: Bundle, manifest: Manifest, *, device: str, thread
     loader = make_loader(bundle.config.features, LoaderConfig(num_threads=threads))
     found: dict[int, np.ndarray] = {}
     try:
-        for batch in loader.load(source.microbatch(rows.tolist(), 0) for rows in batches):
+        for batch in loader.load(source.batches(batches)):
             batch = batch.to(torch.device(device))
             log_probs, lengths = bundle.model(batch.features, batch.feature_lengths)
             found |= dict(zip(batch.indices, split(log_probs, lengths), strict=True))

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from jasper_ray.audio.decode import decode_audio, decode_stretch
 from jasper_ray.audio.interference import Waveform, draw_interference, louder, reverberated, with_noise
 from jasper_ray.config.speech import AugmentConfig
+from jasper_ray.data.fetch_ahead import ShardFetcher
 from jasper_ray.data.manifest import Manifest, concat_manifests, read_manifest
-from jasper_ray.data.open_shards import OpenShards, ShardFetcher
+from jasper_ray.data.open_shards import OpenShards
 from jasper_ray.errors import DataError
 
 

@@ -2,9 +2,9 @@
 
 import threading
 from collections import OrderedDict
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterable
 
+from jasper_ray.data.fetch_ahead import FetchAhead, ShardFetcher
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.shards import ShardReader
 from jasper_ray.errors import DataError
@@ -16,13 +16,6 @@ NUM_FETCHES = 5
 """Of a shard that other processes drop from the cache before it is open."""
 
 
-class ShardFetcher(Protocol):
-    """Where shards come from: a cache, or one that fetches them ahead."""
-
-    def fetch(self, uri: str, *, checksum: str = "") -> Path:
-        """The shard as a local file."""
-
-
 class OpenShards:
     """Opens shards when they are needed; the one unused for longest is let go when there are too many."""
 
@@ -31,6 +24,10 @@ class OpenShards:
         self._checksums = {uri: manifest.checksum(shard) for shard, uri in enumerate(manifest.shards)}
         self._shards: OrderedDict[str, ShardReader] = OrderedDict()
         self._lock = threading.Lock()
+
+    def ahead(self, uris: Iterable[str]) -> FetchAhead:
+        """Begin to fetch these, which will be needed in this order."""
+        return FetchAhead(self._cache, [(uri, self._checksums[uri]) for uri in uris])
 
     def shard(self, uri: str) -> ShardReader:
         """An open shard.

@@ -1,6 +1,6 @@
 """(micro-batch of a plan, epoch) -> encoded audio, label ids and random draws of its utterances."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +8,10 @@ import numpy as np
 from jasper_ray.audio.augment import UtteranceDraws, draw_speeds, draw_utterances
 from jasper_ray.audio.decode import resampled_length
 from jasper_ray.config.speech import AugmentConfig, FeatureConfig
+from jasper_ray.data.fetch_ahead import ShardFetcher
 from jasper_ray.data.interference import Interference, InterferenceSource
 from jasper_ray.data.manifest import Manifest
-from jasper_ray.data.open_shards import OpenShards, ShardFetcher
+from jasper_ray.data.open_shards import OpenShards
 from jasper_ray.errors import DataError
 from jasper_ray.text.alphabet import Alphabet
 
@@ -106,6 +107,24 @@ class UtteranceSource:
             )
             for row, shard, shard_row, sample_rate_hz, num_samples, draws, interference in places
         ]
+
+    def batches(self, shares: Sequence[np.ndarray]) -> Iterator[list[EncodedUtterance]]:
+        """`microbatch` of each share in turn, while the shards of those to come are fetched.
+
+        Args:
+            shares: Manifest rows of each batch.
+        """
+        index = self._manifest.shard_index
+        needed = dict.fromkeys(shard for rows in shares for shard in index[rows].tolist())
+        ahead = self._shards.ahead(self._manifest.shards[shard] for shard in needed)
+        try:
+            for rows in shares:
+                for shard in set(index[rows].tolist()):
+                    if needed.pop(shard, True) is None:
+                        ahead.reach()
+                yield self.microbatch(rows.tolist(), 0)
+        finally:
+            ahead.close()
 
     def _labels(self, row: int) -> tuple[int, ...]:
         try:

@@ -299,12 +299,11 @@ class TrainingLoop:
         manifest, source = self._data.evaluation, self._data.evaluation_source
         assert manifest is not None and source is not None
         shares = plan_evaluation(manifest.durations_s, seconds_per_batch=self._training.evaluation_seconds_per_batch)
-        mine = (source.microbatch(rows.tolist(), 0) for rows in shares[self._world.rank :: self._world.size])
         loader = self._data.make_loader()
         try:
             return evaluate(
                 forward,
-                loader.load(mine),
+                loader.load(source.batches(shares[self._world.rank :: self._world.size])),
                 references=manifest.texts,
                 alphabet=self._alphabet,
                 world=self._world,
