@@ -60,11 +60,27 @@ def load_config(
     """`load_run_config` for any config model; without a file, overrides of the defaults."""
     tree = {} if path is None else _read_tree(Path(path), environ)
     origins = {_set(tree, override): f"override {override!r}" for override in overrides}
+    return validate_tree(model, tree, source="settings" if path is None else str(path), origins=origins)
+
+
+def validate_tree(
+    model: type[Config], tree: Mapping[str, Any], *, source: str, origins: Mapping[str, str] | None = None
+) -> Config:
+    """Plain values as a config model.
+
+    Args:
+        model: The config model.
+        tree: Nested mappings of keys.
+        source: Where they come from, in words.
+        origins: For dotted keys that come from elsewhere, where that is.
+
+    Raises:
+        ConfigError: Names the source, the dotted key, the value and what is allowed.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        file = "settings" if path is None else str(path)
-        lines = [_explain(model, details, file=file, origins=origins) for details in error.errors()]
+        lines = [_explain(model, details, file=source, origins=origins or {}) for details in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
@@ -118,27 +134,53 @@ def _set(tree: dict[str, Any], override: str) -> str:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
+    set_value(tree, key, value, source=f"override {override!r}")
+    return key
+
+
+def set_value(tree: dict[str, Any], key: str, value: Any, *, source: str) -> None:
+    """Put a value into a tree of plain values under a dotted key; what is missing on the way is made.
+
+    Raises:
+        ConfigError: The key leads through a value that has no keys, or to a place that a list does not have.
+    """
     *parents, leaf = key.split(".")
     node: Any = tree
     for depth, part in enumerate(parents):
         if isinstance(node, dict):
             node = node.setdefault(part, {})
             if node is None:
-                raise ConfigError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is null, set it as a whole")
+                raise ConfigError(f"{source}: {'.'.join(parents[: depth + 1])} is null, set it as a whole")
         else:
-            node = node[_position(node, part, override)]
+            node = node[_position(node, part, source)]
     if isinstance(node, dict):
         node[leaf] = value
     else:
-        node[_position(node, leaf, override)] = value
-    return key
+        node[_position(node, leaf, source)] = value
 
 
-def _position(node: Any, part: str, override: str) -> int:
+def get_value(tree: Mapping[str, Any], key: str, *, source: str) -> Any:
+    """The value under a dotted key of a tree of plain values.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    node: Any = tree
+    for part in key.split("."):
+        if isinstance(node, Mapping):
+            if part not in node:
+                raise ConfigError(f"{source}: {key!r} is not there: {part!r} must be one of {', '.join(node)}")
+            node = node[part]
+        else:
+            node = node[_position(node, part, source)]
+    return node
+
+
+def _position(node: Any, part: str, source: str) -> int:
     if not isinstance(node, list):
-        raise ConfigError(f"override {override!r}: {part!r} is below the value {node!r}, which has no keys")
+        raise ConfigError(f"{source}: {part!r} is below the value {node!r}, which has no keys")
     if not part.isdigit() or int(part) >= len(node):
-        raise ConfigError(f"override {override!r}: {part!r} must be a position from 0 to {len(node) - 1}")
+        raise ConfigError(f"{source}: {part!r} must be a position from 0 to {len(node) - 1}")
     return int(part)
 
 
@@ -149,7 +191,7 @@ def _explain(model: type[StrictModel], details: ErrorDetails, *, file: str, orig
     where = next((origin for name, origin in origins.items() if key == name or key.startswith(name + ".")), file)
     known = known_keys(model)
     if details["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r} (value {details['input']!r}). {_suggest(key, known)}"
+        return f"{where}: unknown key {key!r} (value {details['input']!r}). {suggest_key(key, known)}"
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "missing":
         return f"{where}: {key}: is required"
@@ -158,7 +200,8 @@ def _explain(model: type[StrictModel], details: ErrorDetails, *, file: str, orig
     return f"{where}: {key}: got {details['input']!r}; {message[0].lower()}{message[1:]}"
 
 
-def _suggest(key: str, known: Sequence[str]) -> str:
+def suggest_key(key: str, known: Sequence[str]) -> str:
+    """What an unknown key may have meant, and which keys there are beside it."""
     pattern = re.sub(r"\.\d+(?=\.|$)", ".N", key)
     parent, _, leaf = pattern.rpartition(".")
     same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]

@@ -1,0 +1,156 @@
+"""Where the settings of the next trial come from: draws, a grid, or Optuna's TPE. Knows nothing of Ray."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import optuna
+
+from jasper_ray.errors import ConfigError
+from tuning.records import TrialRecord
+from tuning.settings import SweepConfig, Value
+from tuning.spaces import Params, RandomDraws, Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Search(Protocol):
+    """Gives settings by a trial's number, and hears how trials ended."""
+
+    @property
+    def num_points(self) -> int | None:
+        """How many different trials there are; None without bound."""
+
+    def settings(self, number: int) -> Params:
+        """Settings of a trial that has not been given any."""
+
+    def adopt(self, record: TrialRecord) -> None:
+        """A trial has settings from before a restart."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """A trial has ended; also called for those that ended before a restart."""
+
+
+def open_search(sweep: SweepConfig, space: Space) -> Search:
+    """The search that a sweep asks for."""
+    if sweep.search == "grid":
+        return PointSearch(space.all_points())
+    if sweep.search == "tpe":
+        return TpeSearch(space, seed=sweep.seed)
+    return RandomSearch(space, seed=sweep.seed)
+
+
+class RandomSearch:
+    """Independent draws, a function of (seed, number); every point of the space's grids equally often."""
+
+    def __init__(self, space: Space, *, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+        self._grid = space.grid_points()
+
+    @property
+    def num_points(self) -> int | None:
+        """No bound, unless all is grid."""
+        return len(self._grid) if all(rule.grid is not None for rule in self._space.searched.values()) else None
+
+    def settings(self, number: int) -> Params:
+        """The draws of a number; the trials of one round over the grids share theirs, so that the grids compare."""
+        turn, point = divmod(number, len(self._grid))
+        draws = RandomDraws(np.random.default_rng((self._seed, turn)))
+        return self._space.draw(draws, self._grid[point])
+
+    def adopt(self, record: TrialRecord) -> None:
+        """Nothing to learn."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Nothing to learn."""
+
+
+class PointSearch:
+    """A list of settings, one after another."""
+
+    def __init__(self, points: Sequence[Params]) -> None:
+        self._points = points
+
+    @property
+    def num_points(self) -> int | None:
+        """Length of the list."""
+        return len(self._points)
+
+    def settings(self, number: int) -> Params:
+        """The point of a number."""
+        return self._points[number]
+
+    def adopt(self, record: TrialRecord) -> None:
+        """Nothing to learn."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Nothing to learn."""
+
+
+class TpeSearch:
+    """Optuna's tree-structured Parzen estimator; trials that were stopped early count as pruned.
+
+    Source: Bergstra et al. 2011, as in `optuna.samplers.TPESampler`.
+    """
+
+    def __init__(self, space: Space, *, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+        if space.grid_points() != [{}]:
+            raise ConfigError("search=tpe chooses every value itself: write choice in place of grid")
+        # Constant liar: trials that run at the same time are not to try the same thing.
+        self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True))
+        self._trials: dict[int, optuna.Trial] = {}
+
+    @property
+    def num_points(self) -> int | None:
+        """No bound."""
+        return None
+
+    def settings(self, number: int) -> Params:
+        """Where the ended trials let expect the most; the first ten are drawn."""
+        # By number, so that a sweep that is taken up again draws what it would have drawn.
+        self._study.sampler = optuna.samplers.TPESampler(seed=self._seed + number, constant_liar=True)
+        trial = self._study.ask()
+        self._trials[number] = trial
+        return self._space.draw(_OptunaDraws(trial))
+
+    def adopt(self, record: TrialRecord) -> None:
+        """Ask for the settings that the trial has."""
+        self._study.enqueue_trial(dict(record.params))
+        trial = self._study.ask()
+        self._trials[record.number] = trial
+        self._space.draw(_OptunaDraws(trial))
+
+    def ended(self, record: TrialRecord) -> None:
+        """Learn from a trial; one without a word error rate is only known to have failed."""
+        trial = self._trials.pop(record.number)
+        for evaluation in record.evaluations:
+            trial.report(evaluation.wer, evaluation.epoch)
+        if not record.evaluations or record.status == "failed":
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        elif record.status == "stopped":
+            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            self._study.tell(trial, record.best_wer)
+
+
+class _OptunaDraws:
+    """Draws of an Optuna trial."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+
+    def number(self, key: str, low: float, high: float, *, log: bool) -> float:
+        """A real number."""
+        return self._trial.suggest_float(key, low, high, log=log)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        """A whole number."""
+        return self._trial.suggest_int(key, low, high)
+
+    def choice(self, key: str, values: tuple[Value, ...]) -> Value:
+        """One of these."""
+        chosen: Value = self._trial.suggest_categorical(key, values)
+        return chosen
