@@ -39,3 +39,7 @@ class CapacityError(JasperRayError):
 
 class NonFiniteError(JasperRayError):
     """Training met infinite or undefined losses beyond its patience: names the utterances."""
+
+
+class WorkersLostError(JasperRayError):
+    """Training ended because workers or nodes were lost, by no fault of its own: names them; the run can go on."""

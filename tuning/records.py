@@ -1,7 +1,7 @@
 """What a sweep knows of its trials: `trials/0003/record.json`, written at every evaluation and at the end."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -13,9 +13,9 @@ from jasper_ray.storage import object_store
 from tuning.spaces import Params
 
 TRIALS, RECORD_FILE, RESULTS_FILE = "trials", "record.json", "results.parquet"
-Status = Literal["running", "finished", "stopped", "diverged", "failed"]
-"""`stopped`: by the scheduler; `diverged`: losses without end; `failed`: an error of its own, or one too many of the
-cluster's."""
+Status = Literal["running", "lost", "finished", "stopped", "diverged", "failed"]
+"""`lost`: its workers or node, too often, so that the same command takes it up again; `stopped`: by the scheduler;
+`diverged`: losses that are not finite; `failed`: by an error of its own."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class TrialRecord:
     @property
     def has_ended(self) -> bool:
         """Whether it will not be taken up again."""
-        return self.status != "running"
+        return self.status not in ("running", "lost")
 
     @property
     def best(self) -> Evaluation | None:
-        """The evaluation with the lowest word error rate; the first of equals."""
-        return min(self.evaluations, key=lambda evaluation: evaluation.wer, default=None)
+        """The evaluation with the lowest word error rate; of equals the one with the lowest loss."""
+        return min(self.evaluations, key=_rank, default=None)
 
     @property
     def best_wer(self) -> float:
@@ -130,7 +130,7 @@ class Records:
         uri = object_store.join(trial_folder(self.output, record.number), RECORD_FILE)
         object_store.write_bytes(uri, json.dumps(asdict(record), indent=1).encode())
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[TrialRecord]:
         return iter(sorted(self.by_number.values(), key=lambda record: record.number))
 
     def __len__(self) -> int:
@@ -138,9 +138,14 @@ class Records:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The trial with the lowest word error rate: among those that did not fail, the one of lowest number."""
-        candidates = [record for record in self if record.evaluations and record.status != "failed"]
-        return min(candidates, key=lambda record: record.best_wer, default=None)
+        """Of the trials without error the one with the lowest word error rate; of equals, the lowest loss."""
+        candidates = [record for record in self if record.best and record.status != "failed"]
+        return min(candidates, key=lambda record: _rank(record.best), default=None)
+
+
+def _rank(evaluation: Evaluation | None) -> tuple[float, float]:
+    assert evaluation is not None
+    return evaluation.wer, float("inf") if evaluation.loss is None else evaluation.loss
 
 
 def trial_folder(output: str, number: int) -> str:
@@ -148,13 +153,8 @@ def trial_folder(output: str, number: int) -> str:
     return object_store.join(output, TRIALS, f"{number:04d}")
 
 
-def write_results(records: Records, configs: Mapping[int, Mapping[str, Any]]) -> str:
-    """Write `results.parquet`: a row per trial with settings, figures and learning curve; returns where.
-
-    Args:
-        records: All trials.
-        configs: By trial number, what else belongs into its row.
-    """
+def write_results(records: Records) -> str:
+    """Write `results.parquet`: a row per trial with settings, figures and learning curve; returns where."""
     keys = list(dict.fromkeys(key for record in records for key in record.params))
     rows = []
     for record in records:
@@ -172,7 +172,7 @@ def write_results(records: Records, configs: Mapping[int, Mapping[str, Any]]) ->
             "num_parameters": record.num_parameters,
             "curve": [asdict(evaluation) for evaluation in record.evaluations],
         }
-        rows.append(row | dict(configs.get(record.number, {})))
+        rows.append(row)
     uri = object_store.join(records.output, RESULTS_FILE)
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([_one_type(row, rows) for row in rows]), buffer)

@@ -144,11 +144,13 @@ class _OptunaDraws:
 
     def number(self, key: str, low: float, high: float, *, log: bool) -> float:
         """A real number."""
-        return self._trial.suggest_float(key, low, high, log=log)
+        drawn: float = self._trial.suggest_float(key, low, high, log=log)
+        return drawn
 
     def integer(self, key: str, low: int, high: int) -> int:
         """A whole number."""
-        return self._trial.suggest_int(key, low, high)
+        drawn: int = self._trial.suggest_int(key, low, high)
+        return drawn
 
     def choice(self, key: str, values: tuple[Value, ...]) -> Value:
         """One of these."""

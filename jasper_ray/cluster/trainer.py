@@ -15,16 +15,17 @@ import ray
 from ray.train import FailureConfig, LoggingConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jasper_ray.cluster.events import shown_on
+from jasper_ray.cluster.failures import training_error
 from jasper_ray.cluster.preparing import OnTheCluster
 from jasper_ray.cluster.worker import train_worker
 from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.schema import ClusterConfig, RunConfig
 from jasper_ray.data.interference import read_recordings
 from jasper_ray.data.preparation import prepare_dataset
-from jasper_ray.errors import CapacityError, JasperRayError
+from jasper_ray.errors import CapacityError
 from jasper_ray.storage import object_store
 from jasper_ray.storage.clients import environment
 from jasper_ray.training.assembly import read_datasets, select_for
@@ -38,8 +39,13 @@ JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @contextmanager
-def connected_to_ray(*, num_cpus: int | None = None) -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS (set inside `ray job submit`), or start a local one and end it again."""
+def connected_to_ray(*, num_cpus: int | None = None, log_to_driver: bool = True) -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS (set inside `ray job submit`), or start a local one and end it again.
+
+    Args:
+        num_cpus: CPUs of a local one.
+        log_to_driver: Whether this process repeats what the cluster's other processes write.
+    """
     if ray.is_initialized():
         yield
         return
@@ -47,7 +53,7 @@ def connected_to_ray(*, num_cpus: int | None = None) -> Iterator[None]:
     runtime_env = {"env_vars": store_variables()}
     with _signals_given_back():
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging_level, runtime_env=runtime_env)
+            ray.init(logging_level=logging_level, log_to_driver=log_to_driver, runtime_env=runtime_env)
         else:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
             ray.init(
@@ -56,6 +62,7 @@ def connected_to_ray(*, num_cpus: int | None = None) -> Iterator[None]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=True,
                 logging_level=logging_level,
+                log_to_driver=log_to_driver,
                 runtime_env=runtime_env,
             )
     try:
@@ -128,22 +135,33 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
         The run's figures, as `jasper_ray.training.loop.TrainingLoop.run` gives them.
 
     Raises:
+        WorkersLostError: Workers were lost more often than `cluster.max_failures` allows.
+        NonFiniteError: Training diverged.
         JasperRayError: Data, config or cluster do not allow the run; says which and what to do.
     """
     config = with_absolute_paths(config)
+    check_run(config)
+    with shown_on(display) as board, _signals_given_back():
+        try:
+            result = _build_trainer(config, board).fit()
+        except TrainingFailedError as error:
+            raise training_error(error) from error
+    figures: dict[str, Any] = result.return_value
+    return figures
+
+
+def check_run(config: RunConfig) -> None:
+    """Look at everything that can be wrong with a run before workers start.
+
+    Raises:
+        JasperRayError: Data or cluster do not allow the run; says which and what to do.
+    """
     select_for(config)  # what is wrong with the data is said now, not by every worker
     if config.data.evaluation:
         read_datasets(config.data.evaluation, key="data.evaluation")
     read_recordings(config.augment.noise, key="augment.noise")
     read_recordings(config.augment.reverb, key="augment.reverb")
     require_capacity(config.cluster)
-    with shown_on(display) as board, _signals_given_back():
-        try:
-            result = _build_trainer(config, board).fit()
-        except TrainingFailedError as error:
-            raise JasperRayError(_reason(error)) from error
-    figures: dict[str, Any] = result.return_value
-    return figures
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -226,14 +244,3 @@ def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
             failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
         ),
     )
-
-
-def _reason(error: TrainingFailedError) -> str:
-    """The first worker's own words, without Ray's traceback."""
-    if isinstance(error, WorkerGroupError) and error.worker_failures:
-        rank, failure = sorted(error.worker_failures.items())[0]
-        cause: BaseException = failure
-        while isinstance(cause, Exception) and getattr(cause, "cause", None) is not None:
-            cause = cause.cause  # type: ignore[attr-defined]
-        return f"worker {rank} failed: {type(cause).__name__}: {cause}"
-    return f"training failed: {str(error).strip().splitlines()[-1]}"

@@ -49,9 +49,7 @@ def test_a_global_batch_stays_constant_over_accumulations() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_out_evenly_is_refused_with_the_numbers() -> None:
-    with pytest.raises(
-        ConfigError, match=r"must be a whole number, but batching.microbatches_per_step=6 makes it 5.33"
-    ):
+    with pytest.raises(ConfigError, match=r"whole number, but batching.microbatches_per_step=6 makes it 5.33"):
         space(accumulation={"grid": [3]}, batching__utterances_per_microbatch={"inverse_to": "accumulation"})
 
 
