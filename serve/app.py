@@ -91,6 +91,7 @@ class TranscriptionReplica:
         torch.set_num_threads(max(1, int(args.cpus_per_replica)))
         self._args, self._digests = args, digests
         transcriber = Transcriber.from_bundle(args.bundle, device=args.device, precision=args.precision)
+        transcriber.warm_up()
         self._recognizer = LocalRecognizer(transcriber, args.batch_limits(), args.queue_limits())
 
     def __serve_build_asgi_app__(self) -> FastAPI:

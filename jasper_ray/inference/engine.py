@@ -1,47 +1,106 @@
-"""A bundle's model, ready to run: features in, log-probabilities out."""
+"""A bundle's model, ready to run: features in, log-probabilities out.
+
+The model is folded (`jasper_ray.inference.folded`) and computed in the way that is fastest where it runs: on a CPU in
+the frequency domain or by direct convolutions, on a GPU by direct convolutions as CUDA graphs. The choice depends on
+model, device and precision, never on a batch, so that an utterance is computed in the same way in any company.
+"""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from jasper_ray.inference.captured import CapturedRunner
+from jasper_ray.inference.direct import DirectRunner
+from jasper_ray.inference.folded import FoldedJasper, fold
+from jasper_ray.inference.spectral import SpectralRunner, gains_from_frequencies
 from jasper_ray.model.bundle import Bundle
+from jasper_ray.model.jasper import strided_lengths
 
 Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+Method = Literal["auto", "direct", "frequency"]
+WARM_UP_FRAMES = 100
 
 
 class Engine:
-    """Runs the encoder in a chosen precision; log-softmax is always fp32.
+    """Runs the model in a chosen precision; log-softmax is always fp32.
+
+    Padding is masked before every convolution, in a model that was trained without masks too: that one then gives an
+    utterance what it gives it alone and without padding.
 
     Args:
-        bundle: Whose model; it is converted in place.
+        bundle: Whose model; it is copied, not changed.
         device: Where it runs.
         precision: Arithmetic of the encoder.
+        method: `frequency` holds 3 to 5 times the weights in memory; `auto` takes it on a CPU for models that gain.
 
     Raises:
-        ValueError: The device cannot compute in that precision.
+        ValueError: The device cannot compute in that precision, or by that method.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "cpu", precision: Precision = "fp32") -> None:
-        if precision == "fp16" and torch.device(device).type == "cpu":
-            raise ValueError("precision fp16 needs a GPU, got device cpu: use bf16 or fp32")
+    def __init__(
+        self, bundle: Bundle, *, device: str = "cpu", precision: Precision = "fp32", method: Method = "auto"
+    ) -> None:
         self._device = torch.device(device)
-        self._dtype = DTYPES[precision]
-        self._model = bundle.model.to(self._device, self._dtype).eval()
+        on_gpu = self._device.type != "cpu"
+        if precision == "fp16" and not on_gpu:
+            raise ValueError("precision fp16 needs a GPU, got device cpu: use bf16 or fp32")
+        if method == "frequency" and on_gpu:
+            raise ValueError(f"method frequency is for a CPU, got device {device}: use direct or auto")
+        dtype = DTYPES[precision]
+        folded = fold(bundle.model)
+        self.method = _fastest(folded, self._device, dtype) if method == "auto" else method
+        self._strides = [block.stride for block in folded.blocks if block.stride > 1]
+        self._num_mels = bundle.config.features.num_mels
+        self._runner: CapturedRunner | DirectRunner | SpectralRunner
+        if on_gpu:
+            self._runner = CapturedRunner(folded, device=self._device, dtype=dtype)
+        elif self.method == "frequency":
+            self._runner = SpectralRunner(folded, dtype=dtype)
+        else:
+            self._runner = DirectRunner(folded, device=self._device, dtype=dtype)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Do once what is slow only the first time, so that no request pays for it."""
+        if isinstance(self._runner, CapturedRunner):
+            self._runner.capture_all(self._num_mels)
+        else:
+            self._runner.log_probs(torch.zeros(1, self._num_mels, WARM_UP_FRAMES), None)
 
     @torch.inference_mode()
     def log_probs(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of a batch.
 
         Args:
-            features: `(B, F, T)` float32.
+            features: `(B, F, T)` float32; behind an utterance's end there may be anything.
             lengths: `(B,)` feature frames (10 ms).
 
         Returns:
-            `(B, T', V)` float32 log-probabilities and `(B,)` encoder lengths, on the engine's device. An utterance's
-            values do not depend on the others of its batch or on padding (fp32: within 1e-4).
+            `(B, T', V)` float32 log-probabilities and `(B,)` encoder lengths, on the engine's device; T' are the
+            encoder frames of the longest. An utterance's values do not depend on the others of its batch or on padding
+            (fp32: within 1e-4).
         """
-        return self._model(  # type: ignore[no-any-return]
-            features.to(self._device, self._dtype, non_blocking=True), lengths.to(self._device, non_blocking=True)
-        )
+        lengths = lengths.cpu()
+        features = features[..., : int(lengths.max())]
+        if isinstance(self._runner, CapturedRunner):
+            log_probs = self._runner.log_probs(features, lengths)
+        else:
+            log_probs = self._runner.log_probs(*without_padding(features.cpu(), lengths))
+        for stride in self._strides:
+            lengths = strided_lengths(lengths, stride)
+        return log_probs[:, : int(lengths.max())], lengths.to(self._device, non_blocking=True)
+
+
+def without_padding(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Features with zeros for padding, and `(B, 1, T)` 1 on frames of utterances; none where every frame is one."""
+    num_frames = features.shape[2]
+    if int(lengths.min()) >= num_frames:
+        return features, None
+    is_padding = (torch.arange(num_frames) >= lengths[:, None])[:, None]
+    return features.masked_fill(is_padding, 0), is_padding.logical_not().to(features.dtype)
+
+
+def _fastest(folded: FoldedJasper, device: torch.device, dtype: torch.dtype) -> Method:
+    return "frequency" if device.type == "cpu" and gains_from_frequencies(folded, dtype) else "direct"

@@ -68,6 +68,10 @@ class Transcriber:
         """The rate that waveforms must have."""
         return self.config.features.sample_rate_hz
 
+    def warm_up(self) -> None:
+        """Do once what is slow only the first time, so that no request pays for it."""
+        self._engine.warm_up()
+
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
         """Transcripts of waveforms, in their order.
 

@@ -1,0 +1,270 @@
+"""A folded model on a CPU in the frequency domain: activations stay on one time axis of tiles from layer to layer.
+
+Rows of a batch lie one behind the other, each a whole number of tiles with zeros at its end, so that a convolution of
+stride 1 reads overlapping tiles in place and writes the next layer's axis: nothing is laid out anew, as training does
+(`jasper_ray.model.fourier`, whose matrices these are). Weights are transformed once. All outputs of a dense chain lie
+in one wide buffer, so that a block's residual product reads them without copying.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from jasper_ray.inference.direct import DirectRunner
+from jasper_ray.inference.folded import FoldedBlock, FoldedConv, FoldedJasper
+from jasper_ray.model.choice import LayerCase, choose
+from jasper_ray.model.fourier import Tiling, fourier_conv, transforms
+
+HOP = 24
+"""Output frames of a tile. The fastest for one utterance, within a tenth of the fastest for eight, and the smallest
+spectra: 3 to 5 times the weights (one thread of a 2-vCPU AMD EPYC, bf16, 350 frames, 2026-11-24)."""
+
+
+class Rows(NamedTuple):
+    """How the rows of a batch lie on the axis."""
+
+    count: int
+    frames: int
+    """Of a row, without the zeros at its end."""
+    pitch: int
+    """From row to row; whole tiles."""
+    lead: int
+    """Zeros before the first row and behind the last."""
+
+    @property
+    def num_tiles(self) -> int:
+        """Of all rows."""
+        return self.count * self.pitch // HOP
+
+    def new_axis(self, channels: int, dtype: torch.dtype) -> Tensor:
+        """`(lead + count * pitch + lead, channels)`, zeros at both ends."""
+        axis = torch.empty(2 * self.lead + self.count * self.pitch, channels, dtype=dtype)
+        axis[: self.lead].zero_()
+        axis[axis.shape[0] - self.lead :].zero_()
+        return axis
+
+    def inner(self, axis: Tensor) -> Tensor:
+        """The rows: `(count * pitch, channels)`."""
+        return axis[self.lead : self.lead + self.count * self.pitch]
+
+    def by_row(self, axis: Tensor) -> Tensor:
+        """The frames of rows: `(count, frames, channels)`."""
+        return self.inner(axis).unflatten(0, (self.count, self.pitch))[:, : self.frames]
+
+
+Convolve = Callable[[Tensor, Tensor, Rows, Tensor], None]
+"""Reads an axis and fills `(count * pitch, C')`, beginning its sums with such a tensor, or `(C')` in all frames."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    convolve: Convolve
+    bias: Tensor
+    activates: bool
+
+
+@dataclass(frozen=True)
+class _Block:
+    steps: tuple[_Step, ...]
+    residual: Tensor | None
+    """`(channels that it reads, C')`."""
+    source: slice
+    """The block's input in the wide buffer."""
+    read: slice
+    """What the residual product reads there."""
+    target: slice
+    """Where its output comes: in the same buffer, or first in a new one."""
+    new_width: int
+    """Channels of that new buffer; 0 for the same."""
+
+
+class SpectralRunner:
+    """Features to log-probabilities on a CPU.
+
+    Args:
+        folded: The model.
+        dtype: Its arithmetic; log-softmax is float32.
+    """
+
+    def __init__(self, folded: FoldedJasper, *, dtype: torch.dtype) -> None:
+        first, rest = folded.split_after_strides()
+        self._first = DirectRunner(first, device=torch.device("cpu"), dtype=dtype)
+        self._total_stride = math.prod(block.stride for block in first.blocks)
+        self._dtype = dtype
+        self._activate_ = folded.activate_
+        convs = [conv for block in rest.blocks for conv in block.convs]
+        self._reach = max((conv.reach for conv in convs if conv.dilation == 1), default=0)
+        inputs = convs[0].weight.shape[1] * convs[0].groups if convs else folded.decoder.weight.shape[1]
+        self._width = _chain_width(rest.blocks, 0, inputs)
+        self._blocks = _planned(rest.blocks, inputs, dtype)
+        self._decoder = folded.decoder.weight[:, :, 0].to(dtype), folded.decoder.bias.to(dtype)
+
+    def log_probs(self, features: Tensor, keep: Tensor | None) -> Tensor:
+        """As `DirectRunner.log_probs`."""
+        x = self._first.encode(features, keep)
+        x = x.squeeze(2) if x.dim() == 4 else x
+        num_rows, channels, num_frames = x.shape
+        rows = Rows(num_rows, num_frames, -(-(num_frames + self._reach) // HOP) * HOP, self._reach)
+        padding = _padding(None if keep is None else keep[..., :: self._total_stride], rows)
+        wide, last = rows.new_axis(self._width, self._dtype), slice(0, channels)
+        rows.inner(wide)[:, last].index_fill_(0, padding, 0)
+        rows.by_row(wide)[:, :, last].copy_(x.transpose(1, 2))
+        scratch = _Scratch(rows, self._dtype)
+        for block in self._blocks:
+            y = self._block(block, wide, rows, padding, scratch)
+            if block.new_width:
+                wide = rows.new_axis(block.new_width, self._dtype)
+            last = block.target
+            rows.inner(wide)[:, last].copy_(y)
+        weight, bias = self._decoder
+        scores = functional.linear(rows.by_row(wide)[:, :, last], weight, bias)
+        return functional.log_softmax(scores, dim=2, dtype=torch.float32)
+
+    def _block(self, block: _Block, wide: Tensor, rows: Rows, padding: Tensor, scratch: "_Scratch") -> Tensor:
+        x = wide[:, block.source]
+        for step in block.steps:
+            is_last = step is block.steps[-1]
+            start = step.bias
+            if is_last and block.residual is not None:
+                start = torch.addmm(step.bias, rows.inner(wide)[:, block.read], block.residual)
+            axis = scratch.other_than(x, len(step.bias))
+            y = rows.inner(axis)
+            step.convolve(x, start, rows, y)
+            if step.activates or is_last:
+                self._activate_(y)
+                y.index_fill_(0, padding, 0)
+            x = axis
+        return rows.inner(x)
+
+
+class _Scratch:
+    """Two axes of each width, in turn: what one layer writes the next one reads."""
+
+    def __init__(self, rows: Rows, dtype: torch.dtype) -> None:
+        self._rows, self._dtype = rows, dtype
+        self._axes: dict[int, list[Tensor]] = {}
+
+    def other_than(self, x: Tensor, channels: int) -> Tensor:
+        axes = self._axes.setdefault(channels, [self._rows.new_axis(channels, self._dtype) for _ in range(2)])
+        return axes[1] if x is axes[0] else axes[0]
+
+
+def _padding(keep: Tensor | None, rows: Rows) -> Tensor:
+    """Positions among the frames of all rows that must be zero wherever a kernel reads."""
+    is_kept = torch.zeros(rows.count, rows.pitch, dtype=torch.bool)
+    is_kept[:, : rows.frames] = True if keep is None else keep[:, 0] > 0
+    return is_kept.flatten().logical_not_().nonzero().squeeze(1)
+
+
+def _planned(blocks: tuple[FoldedBlock, ...], inputs: int, dtype: torch.dtype) -> tuple[_Block, ...]:
+    planned = []
+    begin, end = 0, inputs  # of the newest output in the wide buffer
+    for number, block in enumerate(blocks):
+        source, read = slice(begin, end), slice(0 if block.reads == "dense" else begin, end)
+        begin, end = (end, end + block.filters) if block.reads == "dense" else (0, block.filters)
+        steps = tuple(_Step(_convolve(conv, dtype), conv.bias.to(dtype), conv.activates) for conv in block.convs)
+        residual = None if block.residual is None else block.residual.T.to(dtype).contiguous()
+        new_width = 0 if block.reads == "dense" else _chain_width(blocks, number + 1, block.filters)
+        planned.append(_Block(steps, residual, source, read, slice(begin, end), new_width))
+    return tuple(planned)
+
+
+def _chain_width(blocks: tuple[FoldedBlock, ...], first: int, inputs: int) -> int:
+    """Channels of a buffer for an output and those of the dense blocks from `first` on that follow it."""
+    dense = itertools.takewhile(lambda block: block.reads == "dense", blocks[first:])
+    return inputs + sum(block.filters for block in dense)
+
+
+def gains_from_frequencies(folded: FoldedJasper, dtype: torch.dtype) -> bool:
+    """Whether any layer of a model is faster in the frequency domain."""
+    return any(_in_frequencies(conv, dtype) for block in folded.blocks for conv in block.convs)
+
+
+def _in_frequencies(conv: FoldedConv, dtype: torch.dtype) -> bool:
+    case = LayerCase(
+        channels=min(conv.weight.shape[:2]),
+        kernel=conv.kernel,
+        frames=None,
+        device="cpu",
+        dtype=dtype,
+        has_frequency_method=conv.groups == 1 and conv.stride == 1,
+    )
+    return choose(case) == "frequency"
+
+
+def _convolve(conv: FoldedConv, dtype: torch.dtype) -> Convolve:
+    if conv.kernel == 1 and conv.groups == 1:
+        return _Pointwise(conv, dtype)
+    if not _in_frequencies(conv, dtype):
+        return _Direct(conv, dtype)
+    return _InTiles(conv, dtype) if conv.dilation == 1 else _Dilated(conv, dtype)
+
+
+class _Pointwise:
+    def __init__(self, conv: FoldedConv, dtype: torch.dtype) -> None:
+        self._weight = conv.weight[:, :, 0].T.to(dtype).contiguous()
+
+    def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
+        torch.addmm(start, rows.inner(x), self._weight, out=out)
+
+
+class _InTiles:
+    def __init__(self, conv: FoldedConv, dtype: torch.dtype) -> None:
+        self._matrices = transforms(conv.kernel, HOP, dtype, torch.device("cpu"))
+        self._tile, self._reach = HOP + conv.kernel - 1, conv.reach
+        # Transformed in float32: rounded once.
+        taps = transforms(conv.kernel, HOP, torch.float32, torch.device("cpu")).taps
+        outputs, inputs, kernel = conv.weight.shape
+        by_tap = conv.weight.permute(2, 1, 0).reshape(kernel, inputs * outputs)
+        self._factors = torch.empty(len(taps), inputs, outputs, dtype=dtype)
+        for row, taps_of_row in enumerate(taps):
+            self._factors[row] = (taps_of_row @ by_tap).view(inputs, outputs)
+
+    def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
+        into, back = (matrix.expand(rows.num_tiles, -1, -1) for matrix in self._matrices[:2])
+        pitch = x.stride(0)
+        first = x.storage_offset() + (rows.lead - self._reach) * pitch
+        tiles = x.as_strided((rows.num_tiles, self._tile, x.shape[1]), (HOP * pitch, pitch, 1), first)
+        spectra = torch.bmm(into, tiles).transpose(0, 1).contiguous()
+        products = torch.bmm(spectra, self._factors).transpose(0, 1)
+        shape = (rows.num_tiles, HOP, out.shape[1])
+        start = start.expand(shape) if start.dim() == 1 else start.view(shape)
+        torch.baddbmm(start, back, products, out=out.view(shape))
+
+
+class _Dilated:
+    """Frames that a dilated kernel sees together are laid side by side first."""
+
+    def __init__(self, conv: FoldedConv, dtype: torch.dtype) -> None:
+        self._weight, self._kernel, self._dilation = conv.weight.to(dtype), conv.kernel, conv.dilation
+        outputs, inputs, kernel = conv.weight.shape
+        self._hop = max(HOP, kernel - 1)
+        taps = transforms(kernel, self._hop, torch.float32, torch.device("cpu")).taps
+        by_tap = taps @ conv.weight.reshape(-1, kernel).T
+        self._factors = by_tap.view(-1, outputs, inputs).to(dtype)
+
+    def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
+        tiling = Tiling.of(rows.frames, kernel=self._kernel, dilation=self._dilation, hop=self._hop)
+        y = fourier_conv(rows.by_row(x), self._weight, self._factors, tiling)
+        by_row = out.view(rows.count, rows.pitch, -1)
+        start = start if start.dim() == 1 else start.view_as(by_row)[:, : rows.frames]
+        torch.add(y, start, out=by_row[:, : rows.frames])
+
+
+class _Direct:
+    def __init__(self, conv: FoldedConv, dtype: torch.dtype) -> None:
+        self._conv = conv
+        self._weight = conv.weight.to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
+        picture = rows.inner(x).unflatten(0, (rows.count, 1, rows.pitch)).permute(0, 3, 1, 2)
+        conv = self._conv
+        sizes = ((1, 1), (0, conv.reach), (1, conv.dilation), conv.groups)
+        y = functional.conv2d(picture.contiguous(memory_format=torch.channels_last), self._weight, None, *sizes)
+        torch.add(y.permute(0, 2, 3, 1).flatten(0, 2), start, out=out)
