@@ -28,6 +28,8 @@ STREAMED_WAV_BYTES = 0x7FFFF000
 MAX_OGG_PAGE_BYTES = 27 + 255 + 255 * 255
 # An MP3 states its length in frames of up to 1152 samples, and a decoder may hold back the first and last ones.
 MP3_SLACK_SAMPLES = 2 * 1152
+BLOCK_S = 10.0
+"""Of `decode_blocks`."""
 
 SIGNATURES = (
     (0, b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
@@ -124,6 +126,36 @@ def decode_audio(encoded: bytes | memoryview, *, sample_rate_hz: int, speed: flo
         waveform = waveform.mean(axis=1, dtype=np.float32)
     _check_finite(waveform)
     return _resample(waveform, source_hz, sample_rate_hz, speed)
+
+
+def decode_blocks(encoded: bytes | memoryview, *, sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """Decode an audio file block by block, so that a long one is never in memory as samples.
+
+    Args:
+        encoded: The file's bytes.
+        sample_rate_hz: Rate of the result.
+
+    Yields:
+        `(n,)` float32; one behind the other what `decode_audio` gives.
+
+    Raises:
+        AudioError: As `decode_audio`, on the way.
+    """
+    with _open(encoded) as file:
+        source_hz, num_read, num_given = file.samplerate, 0, 0
+        resampler = soxr.ResampleStream(source_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
+        for block in file.blocks(blocksize=round(BLOCK_S * source_hz), dtype="float32", always_2d=True):
+            num_read += len(block)
+            mixed = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0].copy()
+            _check_finite(mixed)
+            given = mixed if source_hz == sample_rate_hz else resampler.resample_chunk(mixed)
+            num_given += len(given)
+            yield given
+        _check_complete(file, num_read)
+    left = resampled_length(num_read, source_hz, sample_rate_hz) - num_given
+    if left > 0:
+        rest: np.ndarray = resampler.resample_chunk(np.empty(0, np.float32), last=True)[:left]
+        yield np.pad(rest, (0, left - len(rest)))
 
 
 def decode_stretch(encoded: bytes | memoryview, *, sample_rate_hz: int, start: float, num_samples: int) -> np.ndarray:

@@ -103,8 +103,13 @@ class Filterbank:
         num_extended = self.extended_length(len(waveform), batch_samples)
         if len(waveform) < num_extended:
             waveform = torch.nn.functional.pad(waveform, (0, num_extended - len(waveform)))
-        signal = self._reflected(self._emphasized(waveform))
-        frames = signal.unfold(0, self._config.fft_size, self._config.hop_samples)[:num_frames]
+        signal = self._reflected(self.emphasized(waveform))
+        return self.frame_energies(signal.unfold(0, self._config.fft_size, self._config.hop_samples)[:num_frames])
+
+    @torch.no_grad()
+    def frame_energies(self, frames: Tensor) -> Tensor:
+        """Log-mel energies `(F, T)` of `(T, fft_size)` frames of an emphasised waveform."""
+        num_frames = len(frames)
         energies = torch.empty(num_frames, self._config.num_mels)
         for start in range(0, num_frames, BLOCK_FRAMES):
             block = frames[start : start + BLOCK_FRAMES]
@@ -132,7 +137,8 @@ class Filterbank:
             return centred.mul_((std > STD_FLOOR) / std.clamp_(min=STD_FLOOR))  # a bin that never changes is zero
         return centred.div_(norm / math.sqrt(max(num_values - 1, 1)) + STD_FLOOR)
 
-    def _emphasized(self, waveform: Tensor) -> Tensor:
+    def emphasized(self, waveform: Tensor) -> Tensor:
+        """A waveform with its high frequencies raised, `(N,)`."""
         if self._config.preemphasis == 0:
             return waveform
         emphasized = waveform.clone()

@@ -26,11 +26,18 @@ def greedy_words(log_probs: Tensor, lengths: Tensor, alphabet: Alphabet, *, fram
     """
     best, labels = (values.cpu().numpy() for values in torch.max(log_probs.float(), dim=2))
     rows = zip(best, labels, lengths.tolist(), strict=True)
-    return [_row_words(row[:length], path[:length], alphabet, frame_s) for row, path, length in rows]
+    return [path_words(row[:length], path[:length], alphabet, frame_s) for row, path, length in rows]
 
 
-def _row_words(best: np.ndarray, path: np.ndarray, alphabet: Alphabet, frame_s: float) -> list[WordSpan]:
-    """Words of one utterance: `(T,)` log-probabilities of its best labels and `(T,)` these labels."""
+def path_words(best: np.ndarray, path: np.ndarray, alphabet: Alphabet, frame_s: float) -> list[WordSpan]:
+    """Words of one utterance.
+
+    Args:
+        best: `(T,)` log-probabilities of its best labels.
+        path: `(T,)` these labels.
+        alphabet: Of the model.
+        frame_s: Seconds per frame.
+    """
     edges = np.flatnonzero(np.diff(path)) + 1
     starts = np.concatenate([[0], edges]) if len(path) else edges
     ends = np.append(edges, len(path))

@@ -1,6 +1,6 @@
 """Waveforms in, transcripts out: the one way from audio to text, whoever asks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.decoding.timing import greedy_words
 from jasper_ray.inference.engine import Engine, Precision
+from jasper_ray.inference.long_audio import LONG_AUDIO_S, LongAudio, Piece, Source, Statistics, waveform_source
 from jasper_ray.model.bundle import Bundle, load_bundle
 from jasper_ray.model.ctc import greedy_decode
 
@@ -52,6 +53,7 @@ class Transcriber:
         self._engine = Engine(bundle, device=device, precision=precision)
         self._filterbank = Filterbank(bundle.config.features)
         self._batch_seconds = batch_seconds
+        self._long = LongAudio(bundle.config, self._engine, self._filterbank, bundle.alphabet)
         self._frame_s = bundle.config.features.hop_s * bundle.config.model.total_stride
 
     @classmethod
@@ -81,9 +83,14 @@ class Transcriber:
         Returns:
             One transcript per waveform; alone or together they are the same.
         """
-        features = [self._filterbank(torch.tensor(waveform, dtype=torch.float32)) for waveform in waveforms]
         transcripts: dict[int, Transcript] = {}
-        for rows in self._batches([one.shape[1] for one in features]):
+        features: dict[int, Tensor] = {}
+        for row, waveform in enumerate(waveforms):
+            if len(waveform) > LONG_AUDIO_S * self.sample_rate_hz:
+                transcripts[row] = self.transcribe_long(waveform_source(waveform))
+            else:
+                features[row] = self._filterbank(torch.tensor(waveform, dtype=torch.float32))
+        for rows in self._batches({row: one.shape[1] for row, one in features.items()}):
             padded, lengths = self._pad([features[row] for row in rows])
             log_probs, encoder_lengths = self._engine.log_probs(padded, lengths)
             labels = greedy_decode(log_probs, encoder_lengths, blank=self._alphabet.blank)
@@ -94,11 +101,28 @@ class Transcriber:
                 transcripts[row] = Transcript(self._alphabet.decode(ids), duration_s, confidence, tuple(spans))
         return [transcripts[row] for row in range(len(waveforms))]
 
-    def _batches(self, num_frames: list[int]) -> list[list[int]]:
+    def stream(self, source: Source, *, statistics: Statistics = "whole") -> Iterator[Piece]:
+        """The transcript of audio of any length in bounded memory, piece by piece while it is read.
+
+        Args:
+            source: See `jasper_ray.inference.long_audio`.
+            statistics: `running` for audio that can be read only once.
+        """
+        return self._long.stream(source, statistics=statistics)
+
+    def transcribe_long(self, source: Source, *, statistics: Statistics = "whole") -> Transcript:
+        """The transcript of audio of any length in bounded memory; arguments as of `stream`."""
+        pieces = list(self.stream(source, statistics=statistics))
+        num_emitting = sum(piece.num_emitting for piece in pieces)
+        confidence = sum(piece.probability_sum for piece in pieces) / max(num_emitting, 1)
+        words = tuple(word for piece in pieces for word in piece.words)
+        return Transcript("".join(piece.text for piece in pieces), pieces[-1].end_s, confidence, words)
+
+    def _batches(self, num_frames: Mapping[int, int]) -> list[list[int]]:
         """Rows from long to short, in batches of bounded padded length."""
         hop_s = self.config.features.hop_s
         batches: list[list[int]] = []
-        for row in sorted(range(len(num_frames)), key=lambda row: -num_frames[row]):
+        for row in sorted(num_frames, key=lambda row: -num_frames[row]):
             longest_s = num_frames[batches[-1][0]] * hop_s if batches else 0.0
             if batches and (len(batches[-1]) + 1) * longest_s <= self._batch_seconds:
                 batches[-1].append(row)
