@@ -4,8 +4,8 @@ Every draw is a pure function of (seed, epoch, utterance): there is no generator
 of work, the number of workers or a restart.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ NOISE_TABLE_SAMPLES = 2**20
 NOISE_TABLE_SEED = 20210701
 
 
-@dataclass(frozen=True)
-class Mask:
+class Mask(NamedTuple):  # made in half the time of a frozen dataclass, and an epoch has millions
     """A rectangle of the features that is set to zero."""
 
     first_bin: int
@@ -33,8 +32,7 @@ class Mask:
     num_frames: int
 
 
-@dataclass(frozen=True)
-class UtteranceDraws:
+class UtteranceDraws(NamedTuple):
     """All that chance decides about one utterance in one epoch."""
 
     speed: float

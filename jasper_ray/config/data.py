@@ -123,8 +123,8 @@ class DataConfig(StrictModel):
     cache_max_gb: float = Field(100.0, gt=0)
     """Size limit of that folder; the oldest shards go first."""
     window_shards: int | None = Field(None, ge=2)
-    """Shards in use at a time, for a corpus larger than `cache_max_gb`: utterances are shuffled within half as many, in
-    turn; null shuffles the whole corpus."""
+    """Training shards on a node at a time, for a corpus larger than `cache_max_gb`: utterances are shuffled within half
+    as many, in turn; null shuffles the whole corpus."""
 
 
 class BatchingConfig(StrictModel):

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jasper_ray.config.data import PreparationConfig
+from jasper_ray.data.manifest import MANIFEST_FILE
 from jasper_ray.data.readers.corpus import CorpusUtterance
 from jasper_ray.data.shards import ShardRow, put_shard, shard_name
 from jasper_ray.data.usability import Rejection, Usable, examine
@@ -96,7 +97,10 @@ def make_shard(task: ShardTask, *, num_threads: int) -> ShardRecord:
         dict(Counter(item.info.container for item in usable)),
         dict(Counter(str(item.info.channels) for item in usable)),
     )
-    object_store.write_bytes(_record_uri(task.target, task.number), _encoded(record))
+    # A task may outlive its driver or its node and come to an end after others have done its work: then nobody would
+    # take its record away.
+    if not object_store.exists(object_store.join(task.target, MANIFEST_FILE)):
+        object_store.write_bytes(_record_uri(task.target, task.number), _encoded(record))
     return record
 
 

@@ -65,7 +65,7 @@ class TorchLoader:
         if draws.folded and utterance.sample_rate_hz == rate_hz and self._filterbank.can_fold(draws.speed):
             filterbank = self._filterbank.folded(draws.speed)
             num_frames = self._filterbank.num_frames(utterance.waveform_samples(rate_hz))
-            at_speed = replace(utterance, draws=replace(draws, speed=1.0))
+            at_speed = replace(utterance, draws=draws._replace(speed=1.0))
         waveform = torch.from_numpy(decode_utterance(at_speed, sample_rate_hz=rate_hz))
         noise = torch.from_numpy(dither_noise(len(waveform), draws.noise_offset)) if self._features.dither else None
         features = filterbank(waveform, noise, batch_samples=batch_samples, num_frames=num_frames)

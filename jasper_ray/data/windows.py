@@ -8,6 +8,7 @@ shards fetches each of them once.
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,6 +50,33 @@ def shard_spans(plan: EpochPlan, shard_index: np.ndarray) -> tuple[np.ndarray, n
     np.minimum.at(first, shards, steps)
     np.maximum.at(last, shards, steps)
     return np.where(last < 0, -1, first), last
+
+
+@dataclass(frozen=True)
+class EpochShards:
+    """When an epoch needs which shard."""
+
+    first: np.ndarray
+    last: np.ndarray
+    """As of `shard_spans`."""
+    order: np.ndarray
+    """Shards in the order first needed; those that none reads come first."""
+
+    @property
+    def last_first(self) -> int:
+        """The step that reads the last new shard."""
+        return int(self.first.max(initial=0))
+
+    def from_step(self, step: int) -> list[int]:
+        """Shards that are read in this step or later, in the order first needed."""
+        needed: list[int] = self.order[self.last[self.order] >= step].tolist()
+        return needed
+
+
+def epoch_shards(plan: EpochPlan, shard_index: np.ndarray) -> EpochShards:
+    """When an epoch needs which shard."""
+    first, last = shard_spans(plan, shard_index)
+    return EpochShards(first, last, np.argsort(first, kind="stable"))
 
 
 def most_shards_in_use(plan: EpochPlan, shard_index: np.ndarray) -> int:

@@ -69,7 +69,7 @@ class ShardCache:
         if object_store.is_local(uri):
             return object_store.local_path(uri)
         self._clean_up()
-        path = self._path(uri, checksum)
+        path = self.path(uri, checksum)
         # Held meanwhile in any case: nobody may drop it between the look and the return.
         user, is_kept = _shared(path.with_suffix(".use")), False
         try:
@@ -89,19 +89,23 @@ class ShardCache:
         self._evict(keep=path)
         return path
 
-    def release(self, uri: str, *, checksum: str = "", drop: bool = False) -> None:
-        """Let go of a held shard; with `drop` it leaves the disk now, unless another process holds it."""
-        if object_store.is_local(uri):
-            return
-        path = self._path(uri, checksum)
+    def release(self, uri: str, *, checksum: str = "") -> None:
+        """Let go of a held shard."""
         with self._lock:
-            user = self._held.pop(path, None)
+            user = self._held.pop(self.path(uri, checksum), None)
         if user is not None:
             user.close()
-        if drop:
-            _drop(path)
 
-    def _path(self, uri: str, checksum: str) -> Path:
+    def files(self) -> list[Path]:
+        """Shards that lie here, of any dataset."""
+        return list(self._folder.glob(f"*{SHARD_SUFFIX}"))
+
+    def drop(self, path: Path) -> None:
+        """Delete a shard, unless somebody holds it."""
+        _drop(path)
+
+    def path(self, uri: str, checksum: str = "") -> Path:
+        """Where a remote shard lies once it is fetched."""
         # With the checksum in it: a dataset that was prepared anew at the same place has other shards.
         name = hashlib.sha256(f"{uri}\n{checksum}".encode()).hexdigest()[:32]
         return self._folder / (name + SHARD_SUFFIX)

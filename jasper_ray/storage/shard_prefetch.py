@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jasper_ray.errors import StorageError
 from jasper_ray.storage import object_store
 from jasper_ray.storage.shard_cache import CacheCounts, ShardCache
 
@@ -15,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 CLOSE_WAIT_S = 10.0
 """How long `close` waits for downloads under way; what they have begun is cleaned up later if they are killed."""
+
+WARN_AFTER_S = 60.0
+"""Seconds that a reader waits for its turn, then it says so."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,15 @@ class ShardPrefetcher:
 
     Args:
         cache: Where shards are kept.
-        max_held: Shards on the disk at a time; `fetch` gets one more rather than wait for ever.
+        exact: Only shards that the last `prefetch` named are fetched: who asks for another waits until it is named.
         num_threads: Downloads at a time.
     """
 
-    def __init__(self, cache: ShardCache, *, max_held: int | None = None, num_threads: int = 3) -> None:
-        self._cache = cache
-        self.max_held = max_held
+    def __init__(self, cache: ShardCache, *, exact: bool = False, num_threads: int = 3) -> None:
+        self.cache = cache
+        self._exact = exact
         self._num_threads = num_threads
+        self._named: set[Shard] = set()
         self._wanted: deque[Shard] = deque()
         self._busy: set[Shard] = set()
         self._held: set[Shard] = set()
@@ -53,11 +58,12 @@ class ShardPrefetcher:
     @property
     def counts(self) -> CacheCounts:
         """Of the cache."""
-        return self._cache.counts
+        return self.cache.counts
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Fetch these next, in this order, as far as there is room; replaces what an earlier call asked for."""
         with self._changed:
+            self._named = set(shards)
             known = self._held | self._busy
             self._wanted = deque(
                 shard for shard in shards if shard not in known and not object_store.is_local(shard.uri)
@@ -72,30 +78,41 @@ class ShardPrefetcher:
             self._changed.notify_all()
 
     def fetch(self, uri: str, *, checksum: str = "") -> Path:
-        """See `ShardCache.fetch`; waits for a download under way, and raises what went wrong with it."""
+        """See `ShardCache.fetch`; waits for a download under way, and raises what went wrong with it.
+
+        Raises:
+            StorageError: It cannot be fetched, or `close` was called.
+        """
         shard = Shard(uri, checksum)
         if object_store.is_local(uri):
-            return self._cache.fetch(uri)
+            return self.cache.fetch(uri)
         with self._changed:
-            self._changed.wait_for(lambda: shard not in self._busy)
+            self._wait_for_turn(shard)
             if shard in self._errors:
                 raise self._errors.pop(shard)
             if shard in self._wanted:
                 self._wanted.remove(shard)
             self._held.add(shard)
-        return self._cache.fetch(uri, checksum=checksum, hold=True)
+        return self.cache.fetch(uri, checksum=checksum, hold=True)
 
-    def release(self, shard: Shard, *, drop: bool) -> None:
-        """A shard is not needed any more, or not soon; with `drop` it leaves the disk."""
+    def release(self, shard: Shard) -> None:
+        """A shard is not needed any more, or not soon."""
         with self._changed:
-            if shard in self._busy:  # it finds out when it is done
-                self._held.discard(shard)
-                return
-            self._held.discard(shard)
             self._errors.pop(shard, None)
-        self._cache.release(shard.uri, checksum=shard.checksum, drop=drop)
+            self._held.discard(shard)
+            if shard in self._busy:  # it finds out when it is done
+                return
+        self.cache.release(shard.uri, checksum=shard.checksum)
         with self._changed:
             self._changed.notify_all()
+
+    def let_go(self, shard: Shard) -> None:
+        """`release`, and this shard is not being fetched any more when this returns, nor will be unless it is named."""
+        with self._changed:
+            if shard in self._wanted:
+                self._wanted.remove(shard)
+            self._changed.wait_for(lambda: shard not in self._busy)
+        self.release(shard)
 
     def close(self) -> None:
         """Fetch nothing more, wait for what is under way, release everything; may be called twice."""
@@ -109,7 +126,16 @@ class ShardPrefetcher:
             if thread.is_alive():
                 logger.warning("a download of shards is still under way after %.0f s: left behind", CLOSE_WAIT_S)
         for shard in list(self._held):
-            self.release(shard, drop=False)
+            self.release(shard)
+
+    def _wait_for_turn(self, shard: Shard) -> None:
+        while self._exact and not self._changed.wait_for(
+            lambda: self._is_closed or shard in self._named, timeout=WARN_AFTER_S
+        ):
+            logger.warning("%s: waits until slower workers of this node are done with other shards", shard.uri)
+        self._changed.wait_for(lambda: self._is_closed or shard not in self._busy)
+        if self._is_closed:
+            raise StorageError(f"{shard.uri}: not fetched, because reading has ended")
 
     def _run(self) -> None:
         while True:
@@ -123,7 +149,7 @@ class ShardPrefetcher:
             error: BaseException | None = None
             size = 0
             try:
-                size = self._cache.fetch(shard.uri, checksum=shard.checksum, hold=True).stat().st_size
+                size = self.cache.fetch(shard.uri, checksum=shard.checksum, hold=True).stat().st_size
             except BaseException as failure:
                 error = failure
             with self._changed:
@@ -135,13 +161,11 @@ class ShardPrefetcher:
                     self._held.discard(shard)
                 self._changed.notify_all()
             if released:
-                self.release(shard, drop=self.max_held is not None)
+                self.release(shard)
 
     def _has_room(self) -> bool:
         """Whether one more fits without pushing out what was fetched and is not used up yet."""
         if not self._wanted:
             return False
-        if self.max_held is not None and len(self._held) >= self.max_held:
-            return False
         # All as large as the largest: who is being fetched, here or by `fetch`, has no size yet.
-        return not self._held or (len(self._held) + 1) * self._largest_bytes <= self._cache.max_bytes
+        return not self._held or (len(self._held) + 1) * self._largest_bytes <= self.cache.max_bytes

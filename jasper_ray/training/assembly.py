@@ -1,7 +1,9 @@
 """From a config to a run: manifests, sources, plan, state and loop of one worker. Knows nothing of Ray."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.interference import read_recordings
 from jasper_ray.data.manifest import Manifest, concat_manifests, read_manifest
 from jasper_ray.data.plan import RunPlan
-from jasper_ray.data.shard_feed import ShardFeed
+from jasper_ray.data.shard_feed import Feed, ShardFeed
 from jasper_ray.data.source import UtteranceSource
+from jasper_ray.data.window_feed import WindowFeed
 from jasper_ray.data.windows import layout_fingerprint
 from jasper_ray.errors import ConfigError, ResumeError
 from jasper_ray.storage import object_store
+from jasper_ray.storage.node_progress import NodeProgress
 from jasper_ray.storage.shard_cache import ShardCache
 from jasper_ray.storage.shard_prefetch import ShardPrefetcher
 from jasper_ray.text.alphabet import Alphabet
@@ -61,29 +65,51 @@ def select_for(config: RunConfig) -> Selection:
     )
 
 
-def build_data(config: RunConfig, selection: Selection, make_loader: Callable[[], BatchLoader]) -> RunData:
-    """Sources and plan over a selection."""
+def build_data(
+    config: RunConfig, selection: Selection, make_loader: Callable[[], BatchLoader], world: World
+) -> RunData:
+    """Sources and plan over a selection; every worker must call it."""
     alphabet = Alphabet(config.text.alphabet)
-    cache = ShardCache(Path(config.data.cache_dir).expanduser(), int(config.data.cache_max_gb * 1e9))
+    cache = ShardCache(_cache_folder(config), int(config.data.cache_max_gb * 1e9))
     evaluation, evaluation_source = None, None
     if config.data.evaluation:
         evaluation = read_datasets(config.data.evaluation, key="data.evaluation")
         evaluation_source = UtteranceSource(evaluation, alphabet, config.features, None, config.seed, cache)
     train = selection.manifest
-    prefetcher = ShardPrefetcher(cache, max_held=config.data.window_shards)
+    prefetcher = ShardPrefetcher(cache, exact=config.data.window_shards is not None)
     train_source = UtteranceSource(
         train, alphabet, config.features, config.augment, config.seed, prefetcher, recordings=cache
     )
     plan = plan_run(config, train)
+    feed = _make_feed(config, train, plan, prefetcher, train_source.forget)
+    world.gather(None)  # workers of a node know of each other before the first begins
     return RunData(
         train=train,
         train_source=train_source,
-        shard_feed=ShardFeed(train, plan, prefetcher, end_epoch=config.training.epochs, forget=train_source.forget),
+        shard_feed=feed,
         plan=plan,
         evaluation=evaluation,
         evaluation_source=evaluation_source,
         make_loader=make_loader,
     )
+
+
+def _make_feed(
+    config: RunConfig, train: Manifest, plan: RunPlan, prefetcher: ShardPrefetcher, forget: Callable[[str], None]
+) -> Feed:
+    """Who tells the prefetcher what to fetch."""
+    window_shards, end_epoch = config.data.window_shards, config.training.epochs
+    if window_shards is None or all(object_store.is_local(shard) for shard in train.shards):
+        return ShardFeed(train, plan, prefetcher, end_epoch=end_epoch)
+    run = hashlib.sha256(config.output.encode()).hexdigest()[:16]
+    progress = NodeProgress(_cache_folder(config) / f"window-{run}")
+    return WindowFeed(
+        train, plan, prefetcher, window_shards=window_shards, end_epoch=end_epoch, forget=forget, progress=progress
+    )
+
+
+def _cache_folder(config: RunConfig) -> Path:
+    return Path(config.data.cache_dir).expanduser()
 
 
 def plan_run(config: RunConfig, train: Manifest) -> RunPlan:
@@ -131,7 +157,14 @@ def train_run(
         ResumeError: `resume` does not allow what lies in `output`, or it belongs to another run.
     """
     selection = select_for(config)
-    data = build_data(config, selection, make_loader)
+    data = build_data(config, selection, make_loader, world)
+    with closing(data.shard_feed):
+        return _train(config, selection, data, world=world, reporters=reporters)
+
+
+def _train(
+    config: RunConfig, selection: Selection, data: RunData, *, world: World, reporters: Sequence[Reporter]
+) -> dict[str, Any]:
     state = RunState(
         config,
         world=world,

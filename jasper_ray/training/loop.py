@@ -15,7 +15,7 @@ from jasper_ray.data.epoch_plan import rank_microbatches
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.packing import RowShape
 from jasper_ray.data.plan import RunPlan, plan_evaluation
-from jasper_ray.data.shard_feed import ShardFeed
+from jasper_ray.data.shard_feed import Feed
 from jasper_ray.data.source import EncodedUtterance, UtteranceSource
 from jasper_ray.errors import NonFiniteError
 from jasper_ray.model.ctc import greedy_decode
@@ -36,7 +36,7 @@ class RunData:
 
     train: Manifest
     train_source: UtteranceSource
-    shard_feed: ShardFeed
+    shard_feed: Feed
     """Fetches what `train_source` is going to read."""
     plan: RunPlan
     evaluation: Manifest | None
@@ -151,8 +151,8 @@ class TrainingLoop:
             for position in self._positions():
                 self._after_step(position, self._step(position, batches))
         finally:
+            self._data.shard_feed.close()  # first: the loader's thread may be waiting for a shard
             loader.close()
-            self._data.shard_feed.close()
         return self._finish()
 
     def _microbatches(self) -> Iterator[list[EncodedUtterance]]:

@@ -96,7 +96,7 @@ def test_a_worker_that_is_killed_is_replaced(
     killed = []
 
     def kill_one_worker() -> None:
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 200
         while not killed and time.monotonic() < deadline_s:
             for pid in descendants(os.getpid()):
                 if not killed and f"ray::{TASK_NAME}" in command_line(pid):
@@ -105,7 +105,7 @@ def test_a_worker_that_is_killed_is_replaced(
 
     killer = when_shards_are_done(tmp_path, count, kill_one_worker)
     report = prepare(corpus, tmp_path)
-    killer.join(timeout=30)
+    killer.join(timeout=300)
     assert killed and report.num_shards == NUM_SHARDS
     assert tree(tmp_path) == undisturbed
 
@@ -118,8 +118,8 @@ def test_a_driver_that_is_killed_leaves_what_the_next_run_goes_on_from(
     command = [sys.executable, "-m", "jobs.prepare", corpus, tmp_path / "d", *options]
     environment = {**os.environ, "RAY_ADDRESS": cluster.address}
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    when_shards_are_done(tmp_path / "d", count, driver.kill).join(timeout=60)
-    assert driver.wait(timeout=60) == -signal.SIGKILL, driver.stderr.read() if driver.stderr else ""
+    when_shards_are_done(tmp_path / "d", count, driver.kill).join(timeout=300)
+    assert driver.wait(timeout=300) == -signal.SIGKILL, driver.stderr.read() if driver.stderr else ""
     assert not (tmp_path / "d" / "manifest.parquet").exists()
     report = prepare(corpus, tmp_path / "d")
     assert count <= report.num_shards_found < NUM_SHARDS
@@ -133,7 +133,7 @@ def test_a_node_that_is_lost_costs_only_the_shard_it_was_at(
     lost = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
     killer = when_shards_are_done(tmp_path, count, lambda: cluster.remove_node(lost, allow_graceful=False))
     report = prepare(corpus, tmp_path)
-    killer.join(timeout=30)
+    killer.join(timeout=300)
     assert report.num_shards == NUM_SHARDS and report.num_shards_found == 0
     assert tree(tmp_path) == undisturbed
 

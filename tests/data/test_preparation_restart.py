@@ -84,7 +84,7 @@ def test_killed_at_a_put_and_started_again_it_gives_the_bytes_of_an_undisturbed_
     corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path, fatal: int, moment: str, shards_kept: int
 ) -> None:
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_A_PUT, corpus, tmp_path / "d", str(fatal), moment], timeout=60
+        [sys.executable, "-c", KILLED_AT_A_PUT, corpus, tmp_path / "d", str(fatal), moment], timeout=300
     )
     assert killed.returncode == -9
     assert not (tmp_path / "d" / "manifest.parquet").exists()
@@ -99,7 +99,7 @@ def test_killed_behind_the_manifest_it_is_complete_and_the_next_run_tidies_up(
     corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_A_PUT, corpus, tmp_path / "d", str(NUM_PUTS), "after"], timeout=60
+        [sys.executable, "-c", KILLED_AT_A_PUT, corpus, tmp_path / "d", str(NUM_PUTS), "after"], timeout=300
     )
     assert killed.returncode == -9 and (tmp_path / "d" / "parts").exists()
     assert prepare(corpus, tmp_path / "d").reused
@@ -134,8 +134,18 @@ def test_two_preparations_of_one_target_at_once_do_not_disturb_each_other(
 ) -> None:
     never = [sys.executable, "-c", KILLED_AT_A_PUT, corpus, tmp_path / "d", "999", "after"]
     both = [subprocess.Popen(never) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert tree(tmp_path / "d") == undisturbed
+
+
+def test_a_shard_that_is_done_after_the_dataset_leaves_nothing_behind(
+    corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    listing = read_corpus(CorpusConfig(source=str(corpus)))
+    *_, late = shard_tasks(listing, str(tmp_path), alphabet="ab ", config=CONFIG)
+    prepare(corpus, tmp_path)
+    assert make_shard(late, num_threads=1).rows
+    assert tree(tmp_path) == undisturbed
 
 
 def test_a_store_that_does_not_give_a_record_is_an_error_and_no_reason_to_start_again(

@@ -177,9 +177,11 @@ def test_a_shard_that_another_process_holds_stays(shards: list[str], tmp_path: P
     ours, theirs = (ShardCache(tmp_path / "cache", 1500) for _ in range(2))  # locks are of files, not of processes
     held = theirs.fetch(shards[0], hold=True)
     ours.fetch(shards[1])
-    ours.release(shards[0], drop=True)
+    ours.release(shards[0])
+    ours.drop(ours.path(shards[0]))
     assert held.exists()
-    theirs.release(shards[0], drop=True)
+    theirs.release(shards[0])
+    theirs.drop(theirs.path(shards[0]))
     assert not held.exists()
 
 

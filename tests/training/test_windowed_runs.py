@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from jasper_ray.config.data import CorpusConfig
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.errors import ResumeError
+from jasper_ray.storage import object_store
 from jasper_ray.training.assembly import plan_fingerprint, read_datasets
 from jasper_ray.training.report import read_log
 
@@ -46,6 +48,38 @@ def test_a_windowed_run_sees_every_utterance_once_and_goes_on_in_mid_epoch(shard
     assert utterances_by_step(again) == expected
     with pytest.raises(ResumeError, match=r"'window_shards': 4.*'window_shards': 2"):
         run_workers(windowed_config(shards, tmp_path / "whole", "data.window_shards=2"), 1)
+
+
+def test_workers_that_read_from_a_store_keep_no_more_than_the_window_on_the_disk(
+    shards: Path, tmp_path: Path, s3_bucket: str
+) -> None:
+    remote = f"{s3_bucket}/{tmp_path.name}"
+    for number in range(NUM_SHARDS):
+        object_store.upload_folder(shards / f"train{number}", f"{remote}/train{number}", last="manifest.parquet")
+    train = ", ".join(f"{{path: '{remote}/train{number}'}}" for number in range(NUM_SHARDS))
+    cache = tmp_path / "cache"
+    config = windowed_config(
+        shards, tmp_path / "run", f"data.train=[{train}]", f"data.cache_dir={cache}", "data.window_shards=2"
+    )
+    most, is_done = [0], threading.Event()
+
+    def watch() -> None:
+        while not is_done.wait(0.002):
+            # Those on their way are written beside, under hidden names.
+            names = {path.name.split(".shard")[0].lstrip(".") for path in cache.glob("*.shard*")}
+            names |= {path.name.split(".shard")[0].lstrip(".") for path in cache.glob(".*.partial")}
+            most[0] = max(most[0], len(names))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run_workers(config, 2)
+    finally:
+        is_done.set()
+        watcher.join()
+    assert most[0] == 2
+    seen = [name for microbatches in utterances_by_step(config).values() for ids in microbatches for name in ids]
+    assert sorted(seen) == sorted(3 * list(set(seen))) and len(seen) == 3 * 8 * NUM_SHARDS
 
 
 def test_shards_decide_the_order_only_where_there_is_a_window(shards: Path, tmp_path: Path) -> None:
