@@ -20,6 +20,7 @@ from jasper_ray.storage import object_store
 from serve.access import key_digests
 from serve.batches import BatchLimits
 from serve.http_app import build_api
+from serve.live_socket import LiveLimits
 from serve.recognizer import LocalRecognizer, ModelCard
 from serve.scheduler import QueueLimits
 from serve.uploads import Limits
@@ -79,8 +80,29 @@ class ServeArgs(Tuning):
     """Larger uploads are answered with 413."""
     max_duration_s: float = Field(600.0, gt=0)
     """Longer audio is answered with 400."""
+    max_live_sessions: int = Field(32, ge=0)
+    """WebSockets that one replica holds at a time; 0 turns live transcription off."""
+    live_pause_s: float = Field(0.8, ge=0.1)
+    """A pause so long ends an utterance of a live session."""
+    live_segment_s: float = Field(30.0, ge=1)
+    """Speech without a pause is cut after so long, where it is quietest."""
+    live_idle_s: float = Field(60.0, gt=0)
+    """A live session in which nothing comes ends after so long."""
+    live_session_s: float = Field(3600.0, gt=0)
+    """Longest live session."""
     api_keys_file: str | None = None
     """Keys that clients must send, one a line; those of JASPER_API_KEYS count too. Without any, anyone may ask."""
+
+    def live_limits(self) -> LiveLimits:
+        """For the WebSockets."""
+        return LiveLimits(
+            max_sessions=self.max_live_sessions,
+            idle_s=self.live_idle_s,
+            session_s=self.live_session_s,
+            pause_s=self.live_pause_s,
+            max_segment_s=self.live_segment_s,
+            timeout_s=self.timeout_s,
+        )
 
 
 @serve.ingress()  # the application is built in the replica, by the method below
@@ -96,9 +118,15 @@ class TranscriptionReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
-        limits = Limits(int(self._args.max_upload_mb * 2**20), self._args.max_duration_s)
+        args = self._args
+        limits = Limits(int(args.max_upload_mb * 2**20), args.max_duration_s)
         return build_api(
-            self._recognizer, model_card(self._args), limits, key_digests=self._digests, name_requests=False
+            self._recognizer,
+            model_card(args),
+            limits,
+            live=args.live_limits(),
+            key_digests=self._digests,
+            name_requests=False,
         )
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:

@@ -9,9 +9,13 @@ from fastapi.responses import JSONResponse
 from serve.access import LimitBody, RequestIds, RequireKey
 from serve.errors import AnswerFailures, answer_errors
 from serve.kserve_api import kserve_routes
+from serve.live_socket import Door, LiveLimits
 from serve.openai_api import openai_routes
+from serve.page_routes import page_routes
+from serve.realtime_api import realtime_routes
 from serve.recognizer import ModelCard, Recognizer
 from serve.uploads import Limits, too_large
+from serve.vosk_api import vosk_routes
 
 FORM_BYTES = 2**16
 """What the other fields of a form may take beside the file."""
@@ -25,6 +29,7 @@ def build_api(
     card: ModelCard,
     limits: Limits,
     *,
+    live: LiveLimits | None = None,
     key_digests: tuple[str, ...] = (),
     name_requests: bool = True,
 ) -> FastAPI:
@@ -34,13 +39,21 @@ def build_api(
         recognizer: Takes the waveforms.
         card: The one model there is.
         limits: Larger requests are refused.
+        live: What live sessions may take.
         key_digests: Of the API keys; empty lets anyone ask.
         name_requests: Whether replies get an `x-request-id` here; Ray Serve's proxy gives them one itself.
     """
-    api = FastAPI(title="jasper_ray", description="Speech to text: OpenAI's transcription API and KServe v2")
+    api = FastAPI(
+        title="jasper_ray",
+        description="Speech to text: the APIs of OpenAI, KServe v2 and vosk",
+    )
     answer_errors(api)
     api.include_router(openai_routes(recognizer, card, limits))
     api.include_router(kserve_routes(recognizer, card, limits))
+    door = Door(live or LiveLimits())
+    api.include_router(realtime_routes(recognizer, card, door))
+    api.include_router(vosk_routes(recognizer, card, door))
+    api.include_router(page_routes())
     _add_health(api, recognizer, card)
     # The last one added sees a request first.
     api.add_middleware(AnswerFailures)

@@ -63,6 +63,51 @@ class EchoTranscriber:
         return [echo(waveform) for waveform in waveforms]
 
 
+TONE_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+TONE_S, GAP_S = 0.3, 0.25
+
+
+class ToneTranscriber:
+    """Hears a word in each tone, by its pitch, wherever it begins; in a tone that is cut off perhaps another one."""
+
+    sample_rate_hz = 16000
+
+    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
+        return [self._one(waveform) for waveform in waveforms]
+
+    def _one(self, waveform: np.ndarray) -> Transcript:
+        loud = np.abs(waveform) > 0.05
+        loud = np.convolve(loud, np.ones(160), mode="same") > 0
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], loud.astype(int), [0]])))
+        words = []
+        for start, end in edges.reshape(-1, 2):
+            tone = waveform[start + 80 : end - 80]
+            crossings = np.count_nonzero(np.diff(np.signbit(tone)))
+            pitch = crossings / 2 / TONE_S / 100 - 2
+            words.append(WordSpan(TONE_WORDS[int(np.clip(round(pitch), 0, 9))], start / 16000, end / 16000, 0.9))
+        text = " ".join(word.word for word in words)
+        return Transcript(text, len(waveform) / 16000, 0.9 if words else 0.0, tuple(words))
+
+
+def tones(words: Sequence[str | float], rate_hz: int = 16000) -> np.ndarray:
+    """A tone for each word, silence for each number of seconds; float32."""
+    pieces = [np.zeros(round(GAP_S * rate_hz))]
+    for word in words:
+        if isinstance(word, str):
+            times = np.arange(round(TONE_S * rate_hz)) / rate_hz
+            pieces += [0.3 * np.sin(2 * np.pi * 100 * (2 + TONE_WORDS.index(word)) * times)]
+            pieces += [np.zeros(round(GAP_S * rate_hz))]
+        else:
+            pieces.append(np.zeros(round(word * rate_hz)))
+    samples = np.concatenate(pieces)
+    noise = np.random.default_rng(0).normal(scale=1e-4, size=len(samples))
+    return (samples + noise).astype(np.float32)
+
+
+def pcm16(waveform: np.ndarray) -> bytes:
+    return np.round(np.clip(waveform, -1, 1) * 32767).astype("<i2").tobytes()
+
+
 def sound(seconds: float = 1.0, rate_hz: int = 16000, channels: int = 1, container: str = "WAV") -> bytes:
     buffer = io.BytesIO()
     samples = np.random.default_rng(0).normal(scale=0.01, size=(round(seconds * rate_hz), channels))

@@ -1,5 +1,7 @@
+import asyncio
 import concurrent.futures
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import openai
 import pytest
 import soundfile
 import torch
+import websockets
 import yaml
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
@@ -84,6 +87,26 @@ def test_openais_own_client_is_served(url: str) -> None:
         client.audio.transcriptions.create(file=audio, model="whisper-1")
     with pytest.raises(openai.BadRequestError, match="cannot be read as audio"):
         client.audio.transcriptions.create(file=("a.wav", b"x"), model="jasper")
+
+
+def test_a_live_session_says_what_the_file_says(url: str, bundle: str) -> None:
+    waveform = np.round(np.random.default_rng(3).normal(scale=3000, size=48000)).clip(-32768, 32767)
+    expected = Transcriber.from_bundle(bundle).transcribe([(waveform / 32768).astype(np.float32)])[0].text
+    audio = waveform.astype("<i2").tobytes()
+
+    async def session(number: int) -> str:
+        async with websockets.connect(url.replace("http", "ws") + ("" if number % 2 else "/vosk")) as socket:
+            await socket.send('{"config": {"sample_rate": 16000, "pause_s": 0}}')
+            for start in range(0, len(audio), 6400):
+                await socket.send(audio[start : start + 6400])
+                assert "partial" in json.loads(await asyncio.wait_for(socket.recv(), 60))
+            await socket.send('{"eof" : 1}')
+            return str(json.loads(await asyncio.wait_for(socket.recv(), 60))["text"])
+
+    async def several() -> list[str]:
+        return await asyncio.gather(*map(session, range(4)))
+
+    assert asyncio.run(several()) == [expected] * 4
 
 
 def test_health_tells_the_bundle(url: str) -> None:
