@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-realpeer check lint bench bench-peers serve clean
+.PHONY: setup demo test test-slow test-realpeer check lint bench bench-peers load serve clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,9 @@ lint: setup
 	$(BIN)/lint-imports
 
 check: lint test
+
+load: setup  ## the demo's bundle under load and faults, about 4 minutes
+	$(BIN)/python -m jobs.benchmark serve --load runs/demo/bundle
 
 bench: setup  ## loaders and training steps
 	$(BIN)/python -m jobs.benchmark

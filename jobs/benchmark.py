@@ -67,6 +67,10 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
     benchmark = SchedulerBenchmark(
         step_ms=arguments.step_ms, concurrency=arguments.concurrency, rounds=arguments.rounds
     )
+    if arguments.load:
+        from jobs.benchmarks.serving_load import LoadBenchmark, measure_load  # needs Ray
+
+        return {"load": measure_load(LoadBenchmark(arguments.load, overload_s=arguments.overload_s))}
     figures = {"scheduler": measure_scheduler(benchmark)}
     if arguments.http:
         from jobs.benchmarks.serving_http import HttpBenchmark, measure_http  # the only part that needs Ray
@@ -101,6 +105,10 @@ def main() -> None:
     add_arguments(train)
     served = parts.add_parser("serve", help="what batching costs a request; with --http, Ray Serve too")
     served.add_argument("--http", action="store_true", help="also over HTTP, beside an empty Ray Serve deployment")
+    served.add_argument(
+        "--load", metavar="BUNDLE", help="instead: this bundle under load, overload, a killed replica, an update"
+    )
+    served.add_argument("--overload-s", type=float, default=60.0, help="length of the overload (default 60)")
     served.add_argument("--step-ms", type=float, default=3.0, help="what the stub model takes for a batch (default 3)")
     served.add_argument("--concurrency", type=_positive, default=32, help="requests at a time (default 32)")
     served.add_argument("--rounds", type=_positive, default=5, help="rounds (default 5)")
