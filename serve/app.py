@@ -78,8 +78,8 @@ class ServeArgs(Tuning):
     """HTTP requests that one replica holds at a time, uploads among them; Ray Serve lets others wait in its proxy."""
     max_upload_mb: float = Field(25.0, gt=0)
     """Larger uploads are answered with 413."""
-    max_duration_s: float = Field(600.0, gt=0)
-    """Longer audio is answered with 400."""
+    max_duration_s: float = Field(14_400.0, gt=0)
+    """Longer audio is answered with 400; KServe's APIs, which do not read in windows, take 600 s at most."""
     max_live_sessions: int = Field(32, ge=0)
     """WebSockets that one replica holds at a time; 0 turns live transcription off."""
     live_pause_s: float = Field(0.8, ge=0.1)

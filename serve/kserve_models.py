@@ -9,6 +9,7 @@ from jasper_ray.inference.transcriber import Transcript
 from jasper_ray.text.alphabet import Alphabet
 from serve.errors import ApiError
 from serve.kserve_tensors import InferRequest
+from serve.openai_replies import text_of
 from serve.recognizer import ModelCard, Recognizer
 from serve.uploads import Limits, read_waveform, require_duration
 
@@ -51,7 +52,8 @@ def kserve_models(recognizer: Recognizer, card: ModelCard, limits: Limits) -> di
         waveforms = _rows(request, signal, lengths, max_rows)
         durations_s = [len(waveform) / card.sample_rate_hz for waveform in waveforms]
         for row, duration_s in enumerate(durations_s):
-            require_duration(f"row {row} of {signal}", duration_s, limits)
+            longest_s = min(limits.max_duration_s, limits.max_whole_s)
+            require_duration(f"row {row} of {signal}", duration_s, longest_s)
         recognizer.admit(sum(durations_s))
         return waveforms
 
@@ -87,7 +89,7 @@ def kserve_models(recognizer: Recognizer, card: ModelCard, limits: Limits) -> di
 
 def _texts(transcripts: Sequence[Transcript]) -> Outputs:
     texts = np.empty((len(transcripts), 1), dtype=object)
-    texts[:, 0] = [transcript.text.encode() for transcript in transcripts]
+    texts[:, 0] = [text_of(transcript).encode() for transcript in transcripts]
     confidences = np.array([[transcript.confidence] for transcript in transcripts], dtype=np.float32)
     return {"TRANSCRIPT": ("BYTES", texts), "CONFIDENCE": ("FP32", confidences)}
 
@@ -97,7 +99,7 @@ def _label_ids(transcripts: Sequence[Transcript], alphabet: Alphabet) -> Outputs
     rows = []
     for transcript in transcripts:
         row: list[int] = []
-        for label in alphabet.encode(transcript.text):
+        for label in alphabet.encode(text_of(transcript)):
             if row and row[-1] == label:
                 row.append(alphabet.blank)
             row.append(label)

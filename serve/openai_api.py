@@ -3,15 +3,30 @@
 Knows nothing of Ray: routes over any `Recognizer`. Errors in OpenAI's shape are made in `serve/errors.py`.
 """
 
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, File, Form, Path, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
+from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.errors import AudioError
+from jasper_ray.inference.transcriber import Transcript, joined
 from serve.errors import ApiError
-from serve.openai_replies import FORMATS, MEDIA_TYPES, Format, event_stream, json_reply, plain_reply, verbose_reply
+from serve.openai_replies import (
+    FORMATS,
+    MEDIA_TYPES,
+    Format,
+    event_stream,
+    groups_of,
+    json_reply,
+    plain_reply,
+    verbose_reply,
+)
 from serve.recognizer import ModelCard, Recognizer
-from serve.uploads import READABLE, Limits, read_waveform
+from serve.uploads import READABLE, Limits, LongUpload, not_audio, read_upload
 
 GRANULARITIES = ("word", "segment")
 TRANSCRIPT_REPLY: dict[int | str, dict[str, Any]] = {
@@ -56,18 +71,18 @@ def openai_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> AP
         if stream and form not in ("json", "text"):
             raise ApiError(400, f"stream=true goes with json and text, not with {form}", param="stream")
         content = await file.read(limits.max_upload_bytes + 1)
-        waveform = await read_waveform(
+        upload = await read_upload(
             content,
             file.filename or "file",
             recognizer=recognizer,
             sample_rate_hz=card.sample_rate_hz,
             limits=limits,
         )
-        transcript = await recognizer.transcribe(waveform)
         if stream:
-            return StreamingResponse(
-                event_stream(transcript, with_logprobs=with_logprobs), media_type="text/event-stream"
-            )
+            groups, duration_s = await _groups(recognizer, upload, card)
+            events = event_stream(groups, duration_s=duration_s, with_logprobs=with_logprobs)
+            return StreamingResponse(events, media_type="text/event-stream")
+        transcript = await _transcribed(recognizer, upload)
         if form == "json":
             return JSONResponse(json_reply(transcript, with_logprobs=with_logprobs))
         if form == "verbose_json":
@@ -75,6 +90,25 @@ def openai_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> AP
         return PlainTextResponse(plain_reply(transcript, form), media_type=MEDIA_TYPES[form])
 
     return routes
+
+
+async def _transcribed(recognizer: Recognizer, upload: np.ndarray | LongUpload) -> Transcript:
+    if not isinstance(upload, LongUpload):
+        return await recognizer.transcribe(upload)
+    try:
+        transcript = joined([piece async for piece in recognizer.stream(upload.source)])
+    except AudioError as error:  # damaged behind its header
+        raise not_audio("file", error) from error
+    return replace(transcript, duration_s=upload.duration_s)
+
+
+async def _groups(
+    recognizer: Recognizer, upload: np.ndarray | LongUpload, card: ModelCard
+) -> tuple[AsyncIterator[Sequence[WordSpan]], float]:
+    """Words that are sent together, and the length of the audio; of a long one, as soon as they are known."""
+    if isinstance(upload, LongUpload):
+        return (piece.words async for piece in recognizer.stream(upload.source)), upload.duration_s
+    return groups_of(await recognizer.transcribe(upload)), len(upload) / card.sample_rate_hz
 
 
 def require_model(name: str, card: ModelCard) -> None:

@@ -1,13 +1,17 @@
 """A transcript in the formats of OpenAI's transcription API."""
 
 import json
+import logging
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
 from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.errors import AudioError
 from jasper_ray.inference.transcriber import Transcript
+from serve.errors import ApiError, error_body, overloaded
+from serve.scheduler import OverloadedError
 from serve.subtitles import Segment, segments_of, srt, vtt
 
 Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
@@ -17,18 +21,25 @@ FRAMES_PER_S = 50
 """Audio tokens of the `tokens` usage: encoder frames."""
 SMALLEST_PROBABILITY = 1e-10
 
+log = logging.getLogger(__name__)
+
+
+def text_of(transcript: Transcript) -> str:
+    """The words with single spaces; a model may write several."""
+    return " ".join(transcript.text.split())
+
 
 def plain_reply(transcript: Transcript, form: Format) -> str:
     """`text`, `srt` or `vtt`."""
     if form == "text":
-        return transcript.text + "\n"
+        return text_of(transcript) + "\n"
     segments = segments_of(transcript.words)
     return srt(segments) if form == "srt" else vtt(segments)
 
 
 def json_reply(transcript: Transcript, *, with_logprobs: bool) -> dict[str, Any]:
     """`json`: the text, and the seconds that were heard."""
-    reply: dict[str, Any] = {"text": transcript.text, "usage": _duration_usage(transcript)}
+    reply: dict[str, Any] = {"text": text_of(transcript), "usage": _duration_usage(transcript)}
     if with_logprobs:
         reply["logprobs"] = logprobs(transcript.words)
     return reply
@@ -40,7 +51,7 @@ def verbose_reply(transcript: Transcript, *, language: str, granularities: Seque
         "task": "transcribe",
         "language": language,
         "duration": transcript.duration_s,
-        "text": transcript.text,
+        "text": text_of(transcript),
         "usage": _duration_usage(transcript),
     }
     if "word" in granularities:
@@ -51,20 +62,51 @@ def verbose_reply(transcript: Transcript, *, language: str, granularities: Seque
     return reply
 
 
-def event_stream(transcript: Transcript, *, with_logprobs: bool) -> Iterator[str]:
-    """Server-sent events: a delta per segment, and all of it at the end."""
-    first = True
+async def event_stream(
+    groups: AsyncIterator[Sequence[WordSpan]], *, duration_s: float, with_logprobs: bool
+) -> AsyncIterator[str]:
+    """Server-sent events: a delta per group of words as soon as it is there, and all of it at the end.
+
+    An error on the way is an event too: the status has been sent long before.
+    """
+    words: list[WordSpan] = []
+    try:
+        async for group in groups:
+            if group:
+                yield _delta(group, begins=not words, with_logprobs=with_logprobs)
+                words += group
+    except (AudioError, OverloadedError) as error:
+        said = error_body("", overloaded(error) if isinstance(error, OverloadedError) else ApiError(400, str(error)))
+        yield _event(said)
+        return
+    except Exception as error:
+        log.exception("a transcript failed on its way")
+        yield _event(error_body("", ApiError(500, f"The server failed: {type(error).__name__}", code="internal_error")))
+        return
+    yield _done(words, duration_s=duration_s, with_logprobs=with_logprobs)
+    yield "data: [DONE]\n\n"
+
+
+async def groups_of(transcript: Transcript) -> AsyncIterator[Sequence[WordSpan]]:
+    """The segments of a transcript that is there."""
     for segment in segments_of(transcript.words):
-        delta = segment.text if first else " " + segment.text
-        data: dict[str, Any] = {"type": "transcript.text.delta", "delta": delta}
-        if with_logprobs:
-            data["logprobs"] = logprobs(segment.words, begins=first)
-        first = False
-        yield _event(data)
-    heard, written = round(transcript.duration_s * FRAMES_PER_S), len(transcript.text)
+        yield segment.words
+
+
+def _delta(words: Sequence[WordSpan], *, begins: bool, with_logprobs: bool) -> str:
+    text = " ".join(word.word for word in words)
+    data: dict[str, Any] = {"type": "transcript.text.delta", "delta": text if begins else " " + text}
+    if with_logprobs:
+        data["logprobs"] = logprobs(words, begins=begins)
+    return _event(data)
+
+
+def _done(words: Sequence[WordSpan], *, duration_s: float, with_logprobs: bool) -> str:
+    text = " ".join(word.word for word in words)
+    heard, written = round(duration_s * FRAMES_PER_S), len(text)
     done: dict[str, Any] = {
         "type": "transcript.text.done",
-        "text": transcript.text,
+        "text": text,
         "usage": {
             "type": "tokens",
             "input_tokens": heard,
@@ -74,9 +116,8 @@ def event_stream(transcript: Transcript, *, with_logprobs: bool) -> Iterator[str
         },
     }
     if with_logprobs:
-        done["logprobs"] = logprobs(transcript.words)
-    yield _event(done)
-    yield "data: [DONE]\n\n"
+        done["logprobs"] = logprobs(words)
+    return _event(done)
 
 
 def logprobs(words: Sequence[WordSpan], *, begins: bool = True) -> list[dict[str, Any]]:

@@ -1,22 +1,29 @@
 """A model that answers requests: the transcriber behind its scheduler. Knows nothing of Ray or HTTP."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from jasper_ray.errors import JasperRayError
+from jasper_ray.inference.long_audio import Compute, Piece, Source
 from jasper_ray.inference.transcriber import Transcript
 from serve.batches import BatchLimits
-from serve.scheduler import Load, QueueLimits, Scheduler
+from serve.scheduler import Load, OverloadedError, QueueLimits, Scheduler
 
 CHECK_S = 0.25
 """Length of the noise that a health check has transcribed."""
 HANG_FACTOR = 2.0
 """A step that takes so many times the longest wait of a request hangs."""
+FEATURE_FRAMES_PER_S = 100
+MAX_STREAMS = 4
+"""Long recordings that are read at a time; more are refused. Each has a thread that decodes and makes features."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,15 @@ class Recognizer(Protocol):
         """
         ...
 
+    def stream(self, source: Source) -> AsyncIterator[Piece]:
+        """The transcript of a long recording, piece by piece while it is computed.
+
+        Raises:
+            OverloadedError: Try again later.
+            AudioError: The recording is damaged.
+        """
+        ...
+
     def admit(self, duration_s: float) -> None:
         """Refuse at once what `transcribe` would refuse after decoding; called from any thread.
 
@@ -70,6 +86,22 @@ class BatchTranscriber(Protocol):
         """Transcripts of waveforms, in their order."""
         ...
 
+    def stream(self, source: Source, *, compute: Compute | None = None) -> Iterator[Piece]:
+        """The transcript of a long recording; `compute` runs the model."""
+        ...
+
+    def log_probs(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the model."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A window of a long recording, ready for the model."""
+
+    features: Tensor
+    lengths: Tensor
+
 
 class HangingError(JasperRayError):
     """A step of the model has not ended for too long."""
@@ -87,11 +119,12 @@ class LocalRecognizer:
     def __init__(
         self, transcriber: BatchTranscriber, batch: BatchLimits | None = None, queue: QueueLimits | None = None
     ) -> None:
+        self._transcriber = transcriber
         self._rate_hz = transcriber.sample_rate_hz
         self._queue = queue or QueueLimits()
-        self._scheduler: Scheduler[np.ndarray, Transcript] = Scheduler(
-            transcriber.transcribe, batch, self._queue, out_of_memory=_out_of_memory
-        )
+        self._scheduler: Scheduler[Any, Any] = Scheduler(self._work, batch, self._queue, out_of_memory=_out_of_memory)
+        self._readers = ThreadPoolExecutor(MAX_STREAMS, thread_name_prefix="long-audio")
+        self._num_streams = 0
 
     def reconfigure(self, batch: BatchLimits, queue: QueueLimits) -> None:
         """Other limits from the next step on."""
@@ -100,7 +133,48 @@ class LocalRecognizer:
 
     async def transcribe(self, waveform: np.ndarray) -> Transcript:
         """The transcript of `(N,)` float32 at the model's rate."""
-        return await self._scheduler.submit(waveform, duration_s=len(waveform) / self._rate_hz)
+        transcript: Transcript = await self._scheduler.submit(waveform, duration_s=len(waveform) / self._rate_hz)
+        return transcript
+
+    async def stream(self, source: Source) -> AsyncIterator[Piece]:
+        """The transcript of a long recording: its windows go through the scheduler, one at a time, among all others."""
+        if self._num_streams >= MAX_STREAMS:
+            raise OverloadedError(f"{self._num_streams} long recordings are being transcribed already", 5.0)
+        loop = asyncio.get_running_loop()
+
+        def compute(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            window = self._compute_window(_Window(features, lengths))
+            return asyncio.run_coroutine_threadsafe(window, loop).result()
+
+        pieces = self._transcriber.stream(source, compute=compute)
+        self._num_streams += 1
+        try:
+            while (piece := await loop.run_in_executor(self._readers, next, pieces, None)) is not None:
+                yield piece
+        finally:
+            self._num_streams -= 1
+
+    async def _compute_window(self, window: _Window) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of a window; while the service is busy, again and again until the deadline."""
+        deadline = time.monotonic() + self._queue.timeout_s
+        duration_s = float(window.lengths.sum()) / FEATURE_FRAMES_PER_S
+        while True:
+            try:
+                computed: tuple[Tensor, Tensor] = await self._scheduler.submit(window, duration_s=duration_s)
+                return computed
+            except OverloadedError as error:
+                if time.monotonic() + error.retry_after_s > deadline:
+                    raise
+                await asyncio.sleep(error.retry_after_s)
+
+    def _work(self, items: list[np.ndarray | _Window]) -> list[Any]:
+        """One step of the scheduler: waveforms together, windows each on its own."""
+        waveforms = [item for item in items if not isinstance(item, _Window)]
+        transcripts = iter(self._transcriber.transcribe(waveforms) if waveforms else [])
+        return [
+            self._transcriber.log_probs(item.features, item.lengths) if isinstance(item, _Window) else next(transcripts)
+            for item in items
+        ]
 
     def admit(self, duration_s: float) -> None:
         """Refuse at once what `transcribe` would refuse."""
@@ -133,6 +207,7 @@ class LocalRecognizer:
     def close(self, timeout_s: float = 30.0) -> bool:
         """Answer what waits and end the thread; whether it ended in time."""
         self._scheduler.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
         return self._scheduler.join(timeout_s)
 
 

@@ -1,15 +1,19 @@
 """Uploaded audio to waveforms, within limits."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from jasper_ray.audio.decode import audio_info, decode_audio
 from jasper_ray.errors import AudioError
+from jasper_ray.inference.long_audio import LONG_AUDIO_S, Source, encoded_source
 from serve.errors import ApiError
 from serve.recognizer import Recognizer
 
+Value = TypeVar("Value")
 READABLE = "WAV, FLAC, MP3, Ogg Vorbis or Opus, at any rate and with any number of channels"
 
 
@@ -19,6 +23,33 @@ class Limits:
 
     max_upload_bytes: int
     max_duration_s: float
+    max_whole_s: float = 600.0
+    """Longest audio where it is not read in windows: KServe's tensors and files."""
+
+
+@dataclass(frozen=True)
+class LongUpload:
+    """A recording that is decoded while it is transcribed."""
+
+    source: Source
+    duration_s: float
+
+
+async def read_upload(
+    content: bytes, name: str, *, recognizer: Recognizer, sample_rate_hz: int, limits: Limits
+) -> np.ndarray | LongUpload:
+    """As `read_waveform`; what lasts more than `LONG_AUDIO_S` is not decoded yet.
+
+    Raises:
+        ApiError: Too large, too long, or no audio.
+        OverloadedError: Too much waits already; nothing was decoded.
+    """
+    if len(content) <= limits.max_upload_bytes:
+        duration_s = await _read(name, lambda: audio_info(content).duration_s)
+        if duration_s > LONG_AUDIO_S:
+            require_duration(name, duration_s, limits.max_duration_s)
+            return LongUpload(encoded_source(content, sample_rate_hz), duration_s)
+    return await read_waveform(content, name, recognizer=recognizer, sample_rate_hz=sample_rate_hz, limits=limits)
 
 
 async def read_waveform(
@@ -38,25 +69,34 @@ async def read_waveform(
 
     def decode() -> np.ndarray:
         duration_s = audio_info(content).duration_s
-        require_duration(name, duration_s, limits)
+        require_duration(name, duration_s, min(limits.max_duration_s, limits.max_whole_s))
         recognizer.admit(duration_s)
         return decode_audio(content, sample_rate_hz=sample_rate_hz)
 
+    return await _read(name, decode)
+
+
+async def _read(name: str, read: Callable[[], Value]) -> Value:
     try:
-        return await asyncio.to_thread(decode)
+        return await asyncio.to_thread(read)
     except AudioError as error:
-        message = f"{name} cannot be read as audio: {error}. Send {READABLE}."
-        raise ApiError(400, message, param="file", code="invalid_audio") from error
+        raise not_audio(name, error) from error
 
 
-def require_duration(name: str, duration_s: float, limits: Limits) -> None:
+def not_audio(name: str, error: AudioError) -> ApiError:
+    """400, with what is readable."""
+    message = f"{name} cannot be read as audio: {error}. Send {READABLE}."
+    return ApiError(400, message, param="file", code="invalid_audio")
+
+
+def require_duration(name: str, duration_s: float, limit_s: float) -> None:
     """Refuse audio that is too long.
 
     Raises:
         ApiError: It is.
     """
-    if duration_s > limits.max_duration_s:
-        message = f"{name} lasts {duration_s:.1f} s, the limit is {limits.max_duration_s:g} s: send it in pieces"
+    if duration_s > limit_s:
+        message = f"{name} lasts {duration_s:.1f} s, the limit is {limit_s:g} s: send it in pieces"
         raise ApiError(400, message, param="file", code="audio_too_long")
 
 

@@ -35,6 +35,8 @@ from jasper_ray.text.alphabet import Alphabet
 Source = Callable[[], Iterable[np.ndarray]]
 """Gives the audio's blocks, `(n,)` float32 each, from the beginning."""
 Statistics = Literal["whole", "running"]
+Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""As `Engine.log_probs`."""
 LONG_AUDIO_S = 120.0
 WINDOW_S = 30.0
 """What is kept of a window; its context comes on top."""
@@ -92,16 +94,21 @@ class LongAudio:
         self._context = -(-config.model.context_frames // self._stride) * self._stride
         self._kept = max(1, round(window_s / (config.features.hop_s * self._stride))) * self._stride
 
-    def stream(self, source: Source, *, statistics: Statistics = "whole") -> Iterator[Piece]:
-        """The transcript, piece by piece."""
+    def stream(
+        self, source: Source, *, statistics: Statistics = "whole", compute: Compute | None = None
+    ) -> Iterator[Piece]:
+        """The transcript, piece by piece; `compute` runs the model instead of the engine itself."""
         pieces = _Pieces(self._alphabet, self._config.features.hop_s * self._stride)
-        for log_probs in self.log_probs(source, statistics=statistics):
+        for log_probs in self.log_probs(source, statistics=statistics, compute=compute):
             yield pieces.add(log_probs)
         yield pieces.rest()
 
     @torch.inference_mode()
-    def log_probs(self, source: Source, *, statistics: Statistics = "whole") -> Iterator[Tensor]:
+    def log_probs(
+        self, source: Source, *, statistics: Statistics = "whole", compute: Compute | None = None
+    ) -> Iterator[Tensor]:
         """`(t, V)` log-probabilities of one window after the other; together those of the whole audio."""
+        compute = compute or self._engine.log_probs
         counted = FeatureStatistics(self._config.features)
         is_whole = statistics == "whole"
         if is_whole and self._config.features.normalize != "none":
@@ -115,14 +122,14 @@ class LongAudio:
             buffered = torch.cat([buffered, piece], dim=1)
             while buffered.shape[1] >= num_context + self._kept + self._context:
                 window = buffered[:, : num_context + self._kept + self._context]
-                yield self._computed(counted.normalize(window), num_context, self._kept)
+                yield self._computed(compute, counted.normalize(window), num_context, self._kept)
                 end = num_context + self._kept
                 num_context = min(self._context, end)
                 buffered = buffered[:, end - num_context :].clone()
         while buffered.shape[1] > num_context:
             left = min(self._kept, buffered.shape[1] - num_context)
             window = buffered[:, : num_context + left + self._context]
-            yield self._computed(counted.normalize(window), num_context, left)
+            yield self._computed(compute, counted.normalize(window), num_context, left)
             end = num_context + left
             num_context = min(self._context, end)
             buffered = buffered[:, end - num_context :]
@@ -131,8 +138,8 @@ class LongAudio:
         blocks = (torch.tensor(block, dtype=torch.float32) for block in source())
         return stream_log_mel(self._filterbank, self._config.features, blocks)
 
-    def _computed(self, window: Tensor, first: int, count: int) -> Tensor:
-        log_probs, _ = self._engine.log_probs(window[None], torch.tensor([window.shape[1]]))
+    def _computed(self, compute: Compute, window: Tensor, first: int, count: int) -> Tensor:
+        log_probs, _ = compute(window[None], torch.tensor([window.shape[1]]))
         return log_probs[0, first // self._stride : -(-(first + count) // self._stride)]
 
 

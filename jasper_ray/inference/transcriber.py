@@ -11,7 +11,7 @@ from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.decoding.timing import greedy_words
 from jasper_ray.inference.engine import Engine, Precision
-from jasper_ray.inference.long_audio import LONG_AUDIO_S, LongAudio, Piece, Source, Statistics, waveform_source
+from jasper_ray.inference.long_audio import LONG_AUDIO_S, Compute, LongAudio, Piece, Source, Statistics, waveform_source
 from jasper_ray.model.bundle import Bundle, load_bundle
 from jasper_ray.model.ctc import greedy_decode
 
@@ -101,22 +101,25 @@ class Transcriber:
                 transcripts[row] = Transcript(self._alphabet.decode(ids), duration_s, confidence, tuple(spans))
         return [transcripts[row] for row in range(len(waveforms))]
 
-    def stream(self, source: Source, *, statistics: Statistics = "whole") -> Iterator[Piece]:
+    def stream(
+        self, source: Source, *, statistics: Statistics = "whole", compute: Compute | None = None
+    ) -> Iterator[Piece]:
         """The transcript of audio of any length in bounded memory, piece by piece while it is read.
 
         Args:
             source: See `jasper_ray.inference.long_audio`.
             statistics: `running` for audio that can be read only once.
+            compute: Who runs the model, if not this transcriber's engine in this thread: `log_probs` elsewhere.
         """
-        return self._long.stream(source, statistics=statistics)
+        return self._long.stream(source, statistics=statistics, compute=compute)
+
+    def log_probs(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Engine.log_probs`."""
+        return self._engine.log_probs(features, lengths)
 
     def transcribe_long(self, source: Source, *, statistics: Statistics = "whole") -> Transcript:
         """The transcript of audio of any length in bounded memory; arguments as of `stream`."""
-        pieces = list(self.stream(source, statistics=statistics))
-        num_emitting = sum(piece.num_emitting for piece in pieces)
-        confidence = sum(piece.probability_sum for piece in pieces) / max(num_emitting, 1)
-        words = tuple(word for piece in pieces for word in piece.words)
-        return Transcript("".join(piece.text for piece in pieces), pieces[-1].end_s, confidence, words)
+        return joined(list(self.stream(source, statistics=statistics)))
 
     def _batches(self, num_frames: Mapping[int, int]) -> list[list[int]]:
         """Rows from long to short, in batches of bounded padded length."""
@@ -138,6 +141,14 @@ class Transcriber:
         for row, one in enumerate(features):
             padded[row, :, : one.shape[1]] = one
         return padded, lengths
+
+
+def joined(pieces: Sequence[Piece]) -> Transcript:
+    """The transcript that all pieces of a `stream` are together."""
+    num_emitting = sum(piece.num_emitting for piece in pieces)
+    confidence = sum(piece.probability_sum for piece in pieces) / max(num_emitting, 1)
+    words = tuple(word for piece in pieces for word in piece.words)
+    return Transcript("".join(piece.text for piece in pieces), pieces[-1].end_s, confidence, words)
 
 
 def emission_confidence(log_probs: Tensor, lengths: Tensor, *, blank: int) -> list[float]:

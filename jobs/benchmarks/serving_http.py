@@ -4,7 +4,7 @@ import asyncio
 import io
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,11 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
+from torch import Tensor
 
 from jasper_ray.audio.decode import decode_audio
 from jasper_ray.cluster.trainer import connected_to_ray
+from jasper_ray.inference.long_audio import Compute, Piece, Source
 from jasper_ray.inference.transcriber import Transcript
 from jobs.serve import QUIET, free_port
 from serve.http_app import build_api
@@ -58,6 +60,14 @@ class StubTranscriber:
         if self._step_s:
             time.sleep(self._step_s)
         return [Transcript("", len(waveform) / RATE_HZ, 0.0) for waveform in waveforms]
+
+    def stream(self, source: Source, *, compute: Compute | None = None) -> Iterator[Piece]:
+        """Not asked here."""
+        raise NotImplementedError
+
+    def log_probs(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Not asked here."""
+        raise NotImplementedError
 
 
 class Empty:
@@ -116,6 +126,10 @@ class HandleRecognizer:
         """As `Recognizer.transcribe`."""
         transcript: Transcript = await self._handle.transcribe.remote(waveform)
         return transcript
+
+    def stream(self, source: Source) -> AsyncIterator[Piece]:
+        """Not asked here."""
+        raise NotImplementedError
 
     def admit(self, duration_s: float) -> None:
         """The other replica knows."""

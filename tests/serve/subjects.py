@@ -3,15 +3,17 @@
 import io
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 import uvicorn
 
 from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.inference.long_audio import Compute, Piece, Source
 from jasper_ray.inference.transcriber import Transcript
 from serve.recognizer import ModelCard
 from serve.scheduler import OverloadedError
@@ -40,6 +42,10 @@ class Echo:
             raise OverloadedError("5 requests with 9.0 s of audio wait already", 0.02)
         return echo(waveform)
 
+    async def stream(self, source: Source) -> AsyncIterator[Piece]:
+        raise NotImplementedError
+        yield
+
     def admit(self, duration_s: float) -> None:
         pass
 
@@ -54,10 +60,20 @@ def echo(waveform: np.ndarray) -> Transcript:
     return Transcript(f"{len(waveform)} samples", duration_s, 0.5, words)
 
 
-class EchoTranscriber:
-    """The same as a transcriber."""
+class WholeOnly:
+    """What a transcriber without long recordings has of them."""
 
     sample_rate_hz = 16000
+
+    def stream(self, source: Source, *, compute: Compute | None = None) -> Iterator[Piece]:
+        raise NotImplementedError
+
+    def log_probs(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError
+
+
+class EchoTranscriber(WholeOnly):
+    """The same as a transcriber."""
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
         return [echo(waveform) for waveform in waveforms]
@@ -67,10 +83,8 @@ TONE_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "ei
 TONE_S, GAP_S = 0.3, 0.25
 
 
-class ToneTranscriber:
+class ToneTranscriber(WholeOnly):
     """Hears a word in each tone, by its pitch, wherever it begins; in a tone that is cut off perhaps another one."""
-
-    sample_rate_hz = 16000
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
         return [self._one(waveform) for waveform in waveforms]

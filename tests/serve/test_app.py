@@ -62,7 +62,9 @@ def wav(waveform: np.ndarray) -> bytes:
 def test_a_bad_upload_is_a_400_and_harms_none_of_its_neighbours(url: str, bundle: str) -> None:
     rng = np.random.default_rng(2)
     waveforms = [rng.normal(scale=0.1, size=n).astype(np.float32) for n in rng.integers(3000, 40000, size=16)]
-    expected = [transcript.text for transcript in Transcriber.from_bundle(bundle).transcribe(waveforms)]
+    expected = [
+        " ".join(transcript.text.split()) for transcript in Transcriber.from_bundle(bundle).transcribe(waveforms)
+    ]
     assert len(set(expected)) > 8
     uploads = [item for waveform in waveforms for item in (wav(waveform), b"no audio")]
 
@@ -92,6 +94,7 @@ def test_openais_own_client_is_served(url: str) -> None:
 def test_a_live_session_says_what_the_file_says(url: str, bundle: str) -> None:
     waveform = np.round(np.random.default_rng(3).normal(scale=3000, size=48000)).clip(-32768, 32767)
     expected = Transcriber.from_bundle(bundle).transcribe([(waveform / 32768).astype(np.float32)])[0].text
+    expected = " ".join(expected.split())
     audio = waveform.astype("<i2").tobytes()
 
     async def session(number: int) -> str:
