@@ -14,14 +14,16 @@ from ray import serve
 from ray.serve import Application
 
 from jasper_ray.config.strict import StrictModel
+from jasper_ray.errors import BundleError
 from jasper_ray.inference.transcriber import Transcriber
 from jasper_ray.model.bundle import check_bundle, read_bundle_config
 from jasper_ray.storage import object_store
 from serve.access import key_digests
 from serve.batches import BatchLimits
+from serve.canary import CanaryRecognizer
 from serve.http_app import build_api
 from serve.live_socket import LiveLimits
-from serve.recognizer import LocalRecognizer, ModelCard
+from serve.recognizer import LocalRecognizer, ModelCard, Recognizer
 from serve.scheduler import QueueLimits
 from serve.uploads import Limits
 
@@ -46,6 +48,9 @@ class Tuning(StrictModel):
     timeout_s: float = Field(60.0, gt=0)
     """An utterance without a transcript after this time is answered with 429."""
 
+    canary_weight: float = Field(0.0, ge=0, le=1)
+    """Share of requests and live sessions that `canary_bundle` answers."""
+
     def batch_limits(self) -> BatchLimits:
         """For the scheduler."""
         return BatchLimits(self.max_batch_size, self.max_batch_seconds, self.max_padding)
@@ -60,6 +65,8 @@ class ServeArgs(Tuning):
 
     bundle: str
     """Folder of the bundle, local or s3://."""
+    canary_bundle: str | None = None
+    """A new model beside the other one in each replica, for `canary_weight` of the requests."""
     model_name: str = "jasper"
     """Name that clients ask for."""
     language: str = "english"
@@ -112,9 +119,11 @@ class TranscriptionReplica:
     def __init__(self, args: ServeArgs, digests: tuple[str, ...]) -> None:
         torch.set_num_threads(max(1, int(args.cpus_per_replica)))
         self._args, self._digests = args, digests
-        transcriber = Transcriber.from_bundle(args.bundle, device=args.device, precision=args.precision)
-        transcriber.warm_up()
-        self._recognizer = LocalRecognizer(transcriber, args.batch_limits(), args.queue_limits())
+        self._models = [_load(uri, args) for uri in (args.bundle, args.canary_bundle) if uri is not None]
+        self._canary: CanaryRecognizer | None = None
+        if len(self._models) == 2:
+            self._canary = CanaryRecognizer(*self._models, args.canary_weight)
+        self._recognizer: Recognizer = self._canary or self._models[0]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
@@ -132,11 +141,21 @@ class TranscriptionReplica:
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Called by Serve at the start and when `user_config` changes; the replica goes on."""
         tuning = Tuning.model_validate(dict(user_config))
-        self._recognizer.reconfigure(tuning.batch_limits(), tuning.queue_limits())
+        for model in self._models:
+            model.reconfigure(tuning.batch_limits(), tuning.queue_limits())
+        if self._canary is not None:
+            self._canary.weight = tuning.canary_weight
 
     def check_health(self) -> None:
         """Called by Serve again and again; what it raises has the replica replaced."""
-        self._recognizer.require_progress()
+        for model in self._models:
+            model.require_progress()
+
+
+def _load(uri: str, args: ServeArgs) -> LocalRecognizer:
+    transcriber = Transcriber.from_bundle(uri, device=args.device, precision=args.precision)
+    transcriber.warm_up()
+    return LocalRecognizer(transcriber, args.batch_limits(), args.queue_limits())
 
 
 def model_card(args: ServeArgs) -> ModelCard:
@@ -153,6 +172,23 @@ def model_card(args: ServeArgs) -> ModelCard:
     )
 
 
+def _require_same_interface(bundle: str, canary: str) -> None:
+    """Whether clients see no difference between the two but their transcripts.
+
+    Raises:
+        BundleError: There is no bundle at `canary`, or it hears or writes otherwise.
+    """
+    check_bundle(canary)
+    first, second = (
+        (config.features.sample_rate_hz, config.text.alphabet) for config in map(read_bundle_config, (bundle, canary))
+    )
+    if first != second:
+        raise BundleError(
+            f"canary_bundle={canary} has sample rate and alphabet {second}, {bundle} has {first}: clients of one model "
+            "cannot be answered by the other; serve it as an application of its own"
+        )
+
+
 def build(args: ServeArgs) -> Application:
     """The application that Serve runs.
 
@@ -160,11 +196,15 @@ def build(args: ServeArgs) -> Application:
         args: From the command line or a Serve YAML file.
 
     Raises:
-        BundleError: There is no bundle, or its weights do not fit; said here and not by a replica that fails to start.
+        BundleError: There is no bundle, or its weights do not fit, or the canary's interface is another one; said here
+            and not by a replica that fails to start.
         ConfigError: The file of API keys cannot be read.
     """
     args = args.model_copy(update={"bundle": object_store.absolute(args.bundle)})  # replicas start in another folder
     check_bundle(args.bundle)
+    if args.canary_bundle is not None:
+        args = args.model_copy(update={"canary_bundle": object_store.absolute(args.canary_bundle)})
+        _require_same_interface(args.bundle, str(args.canary_bundle))
     tuning = {name: getattr(args, name) for name in Tuning.model_fields}
     deployment = serve.deployment(
         TranscriptionReplica,

@@ -76,7 +76,7 @@ def kserve_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> AP
             raise ApiError(415, "compressed requests are not read: send it without content-encoding")
         parsed = parse_request(await request.body(), request.headers.get(BINARY_HEADER), raw_input="WAV")
         waveforms = await model.waveforms(parsed)
-        results = await asyncio.gather(*map(recognizer.transcribe, waveforms), return_exceptions=True)
+        results = await asyncio.gather(*map(recognizer.pick().transcribe, waveforms), return_exceptions=True)
         transcripts = []
         for result in results:
             if not isinstance(result, Transcript):

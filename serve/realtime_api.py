@@ -64,7 +64,7 @@ def realtime_routes(recognizer: Recognizer, card: ModelCard, door: Door) -> APIR
         async def talk(socket: LiveSocket) -> None:
             if asked not in (None, card.name):
                 raise _no_model(asked, card)
-            await _Conversation(socket, recognizer, card, door).run()
+            await _Conversation(socket, recognizer.pick(), card, door).run()
 
         offered = websocket.headers.get("sec-websocket-protocol", "").split(",")
         chosen = "realtime" if "realtime" in [one.strip() for one in offered] else None

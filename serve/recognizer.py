@@ -44,6 +44,10 @@ class ModelCard:
 class Recognizer(Protocol):
     """Whoever turns waveforms into transcripts."""
 
+    def pick(self) -> "Recognizer":
+        """Who answers a request, or a live session: the same one from its beginning to its end."""
+        ...
+
     async def transcribe(self, waveform: np.ndarray) -> Transcript:
         """The transcript of `(N,)` float32 at the model's rate.
 
@@ -130,6 +134,10 @@ class LocalRecognizer:
         """Other limits from the next step on."""
         self._queue = queue
         self._scheduler.reconfigure(batch, queue)
+
+    def pick(self) -> "LocalRecognizer":
+        """Itself."""
+        return self
 
     async def transcribe(self, waveform: np.ndarray) -> Transcript:
         """The transcript of `(N,)` float32 at the model's rate."""

@@ -44,12 +44,15 @@ async def read_upload(
         ApiError: Too large, too long, or no audio.
         OverloadedError: Too much waits already; nothing was decoded.
     """
-    if len(content) <= limits.max_upload_bytes:
-        duration_s = await _read(name, lambda: audio_info(content).duration_s)
+
+    def read(duration_s: float) -> np.ndarray | LongUpload:
+        require_duration(name, duration_s, limits.max_duration_s)
         if duration_s > LONG_AUDIO_S:
-            require_duration(name, duration_s, limits.max_duration_s)
             return LongUpload(encoded_source(content, sample_rate_hz), duration_s)
-    return await read_waveform(content, name, recognizer=recognizer, sample_rate_hz=sample_rate_hz, limits=limits)
+        recognizer.admit(duration_s)
+        return decode_audio(content, sample_rate_hz=sample_rate_hz)
+
+    return await _read(content, name, limits, read)
 
 
 async def read_waveform(
@@ -64,21 +67,21 @@ async def read_waveform(
         ApiError: Too large, too long, or no audio.
         OverloadedError: Too much waits already; nothing was decoded.
     """
-    if len(content) > limits.max_upload_bytes:
-        raise too_large(limits)
 
-    def decode() -> np.ndarray:
-        duration_s = audio_info(content).duration_s
+    def read(duration_s: float) -> np.ndarray:
         require_duration(name, duration_s, min(limits.max_duration_s, limits.max_whole_s))
         recognizer.admit(duration_s)
         return decode_audio(content, sample_rate_hz=sample_rate_hz)
 
-    return await _read(name, decode)
+    return await _read(content, name, limits, read)
 
 
-async def _read(name: str, read: Callable[[], Value]) -> Value:
+async def _read(content: bytes, name: str, limits: Limits, read: Callable[[float], Value]) -> Value:
+    """What `read` makes of the duration, in a thread."""
+    if len(content) > limits.max_upload_bytes:
+        raise too_large(limits)
     try:
-        return await asyncio.to_thread(read)
+        return await asyncio.to_thread(lambda: read(audio_info(content).duration_s))
     except AudioError as error:
         raise not_audio(name, error) from error
 

@@ -50,7 +50,7 @@ def vosk_routes(recognizer: Recognizer, card: ModelCard, door: Door) -> APIRoute
     @routes.websocket("/vosk")
     async def vosk(websocket: WebSocket) -> None:
         async def talk(socket: LiveSocket) -> None:
-            await _Conversation(socket, recognizer, card, door).run()
+            await _Conversation(socket, recognizer.pick(), card, door).run()
 
         offered = websocket.headers.get("sec-websocket-protocol", "").split(",")
         chosen = SUBPROTOCOL if SUBPROTOCOL in [one.strip() for one in offered] else None

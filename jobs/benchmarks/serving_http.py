@@ -122,6 +122,10 @@ class HandleRecognizer:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 
+    def pick(self) -> "HandleRecognizer":
+        """Itself."""
+        return self
+
     async def transcribe(self, waveform: np.ndarray) -> Transcript:
         """As `Recognizer.transcribe`."""
         transcript: Transcript = await self._handle.transcribe.remote(waveform)

@@ -34,6 +34,9 @@ class Echo:
         self.num_busy = 10**9
         """So many times it is busy for `BUSY` samples."""
 
+    def pick(self) -> "Echo":
+        return self
+
     async def transcribe(self, waveform: np.ndarray) -> Transcript:
         if len(waveform) == FAILS:
             raise RuntimeError("no")

@@ -140,6 +140,14 @@ def test_replicas_find_a_bundle_named_by_a_relative_path(bundle: str, monkeypatc
     assert build(ServeArgs(bundle=Path(bundle).name))._bound_deployment.init_args[0].bundle == bundle
 
 
+def test_a_canary_that_hears_otherwise_is_refused(bundle: str, tmp_path: Path) -> None:
+    other = CONFIG.model_copy(update={"text": TextConfig(alphabet=" abc")})
+    model = build_model(other.model, other.features, other.text)
+    save_bundle(tmp_path / "other", config=other, weights=model.state_dict(), plain_weights=None)
+    with pytest.raises(BundleError, match="serve it as an application of its own"):
+        build(ServeArgs(bundle=bundle, canary_bundle=str(tmp_path / "other")))
+
+
 def test_a_missing_bundle_is_said_before_replicas_start(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         build(ServeArgs(bundle=str(tmp_path)))
