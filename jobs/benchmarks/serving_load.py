@@ -11,12 +11,13 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import soundfile
 from ray import serve
 from ray.serve.config import HTTPOptions
@@ -214,19 +215,30 @@ async def _later(seconds: float, fault: Callable[[], Awaitable[None]]) -> None:
 
 async def _kill_one(name: str) -> None:
     replicas = _replicas(name)
-    os.kill(replicas[0].pid, signal.SIGKILL)
-    async with asyncio.timeout(120):  # until Serve has replaced it
-        while len(_replicas(name)) < len(replicas):
+    os.kill(replicas[0], signal.SIGKILL)
+    async with asyncio.timeout(300):  # until Serve has replaced it
+        while replicas[0] in (now := _replicas(name)) or len(now) < len(replicas):
             await asyncio.sleep(0.5)
 
 
-def _replicas(name: str) -> list[psutil.Process]:
-    title = f"ray::ServeReplica:{name}:{DEPLOYMENT}"
-    return [one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0].startswith(title)]
+def _replicas(name: str) -> list[int]:
+    """Process ids of the replicas of an application on this machine (Linux)."""
+    title = f"ray::ServeReplica:{name}:{DEPLOYMENT}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):  # it may end meanwhile
+            if folder.name.isdecimal() and (folder / "cmdline").read_bytes().startswith(title):
+                found.append(int(folder.name))
+    return found
 
 
 def _resident_bytes(name: str) -> int:
-    return max((one.memory_info().rss for one in _replicas(name)), default=0)
+    """Memory of the largest replica."""
+    sizes = [0]
+    for pid in _replicas(name):
+        with suppress(OSError):
+            sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    return max(sizes)
 
 
 class _Peak:
