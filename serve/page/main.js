@@ -290,8 +290,8 @@ addEventListener("drop", (event) => {
 });
 addEventListener("resize", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-byId("key").value = sessionStorage.getItem("key") || "";
-byId("key").addEventListener("input", (event) => sessionStorage.setItem("key", event.target.value));
+byId("key").value = sessionStorage.getItem("api-key") || "";
+byId("key").addEventListener("input", (event) => sessionStorage.setItem("api-key", event.target.value));
 for (const shade of document.querySelectorAll(".shade")) {
   shaded(shade, { word: shade.textContent, confidence: Number(shade.dataset.level) }, "shade");
 }

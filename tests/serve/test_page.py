@@ -162,5 +162,5 @@ def test_a_key_is_sent_with_files_and_with_speech(browser: Browser, tmp_path: Pa
         until(lambda: page.inner_text("#status") == "No words were heard.")
         page.click("#speak")
         until(lambda: page.inner_text("#status") == "Listening")
-        assert json.loads(page.evaluate("JSON.stringify(sessionStorage)")) == {"key": "sk-1"}
+        assert json.loads(page.evaluate("JSON.stringify(sessionStorage)")) == {"api-key": "sk-1"}
         page.context.close()
