@@ -163,12 +163,15 @@ def test_sessions_end_when_nothing_comes_and_after_their_time() -> None:
         assert asyncio.run(refused(url)) == ("Nothing came for 0.2 s: the session ends", 1008)
 
     async def talkative(url: str) -> tuple[str, int]:
+        said: list[dict[str, Any]] = []
         async with websockets.connect(url) as socket:
             with contextlib.suppress(websockets.ConnectionClosed):
-                for _ in range(200):
+                for _ in range(1000):
                     await socket.send(bytes(320))
+                    said.append(json.loads(await socket.recv()))
                     await asyncio.sleep(0.02)
-            return (await all_of(socket))[-1]["error"], int(socket.close_code or 0)
+            said += await all_of(socket)
+            return said[-1]["error"], int(socket.close_code or 0)
 
     with server(session_s=0.5) as url:
         assert asyncio.run(talkative(url)) == ("A session lasts at most 0.5 s: begin a new one", 1001)
