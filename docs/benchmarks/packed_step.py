@@ -27,7 +27,8 @@ from jasper_ray.data.plan import RunPlan
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.model.bundle import build_model
 from jasper_ray.text.alphabet import Alphabet
-from jasper_ray.training.step import TrainStep, build_optimizer
+from jasper_ray.training.optimizers import build_optimizer
+from jasper_ray.training.step import TrainStep
 from jasper_ray.training.world import World
 
 SPEED = AugmentConfig(speed_min=0.85, speed_max=1.15)

@@ -29,6 +29,12 @@ class OptimizerConfig(StrictModel):
     """Added to the denominator."""
     weight_decay: float = Field(1e-3, ge=0)
     """Weight decay."""
+    decay_biases_and_norms: bool = True
+    """Weight decay on biases and batch norm too, as NVIDIA's recipes have it; false leaves them out."""
+    encoder_lr_factor: float = Field(1.0, ge=0)
+    """The encoder's learning rate is this times the schedule's."""
+    decoder_lr_factor: float = Field(1.0, ge=0)
+    """The decoder's learning rate is this times the schedule's: above 1 for one that begins anew (`init_from`)."""
 
 
 class ScheduleConfig(StrictModel):
@@ -48,6 +54,24 @@ class ScheduleConfig(StrictModel):
     """The learning rate never falls below this."""
 
 
+class GradientsConfig(StrictModel):
+    """How workers exchange gradients, once a step, in buckets that are sent while the last backward pass still runs."""
+
+    compression: Literal["none", "bf16", "fp16", "powersgd"] = "none"
+    """What is sent: fp32, halves, or (for slow networks) low-rank factors of each matrix, what they miss being carried
+    over to the next step. With any but `none` the number of workers has an influence on the numbers, and with
+    `powersgd` a resume begins without what was carried over."""
+    powersgd_rank: int = Field(4, ge=1)
+    """For `powersgd`: rank of the factors."""
+    powersgd_start_step: int = Field(1000, ge=2)
+    """For `powersgd`: steps of this job before it begins, with plain gradients."""
+    bucket_mb: float = Field(25.0, gt=0)
+    """Size of a bucket."""
+    static_graph: bool = False
+    """Let DDP take every step to be like the first instead of looking what it uses; only where each worker has one
+    micro-batch in a step (`batching.microbatches_per_step` = `cluster.num_workers`): torch cannot sum several so."""
+
+
 class TrainingConfig(StrictModel):
     """The training loop."""
 
@@ -57,8 +81,12 @@ class TrainingConfig(StrictModel):
     """Stop this job when the run has made so many steps in all (checkpoint written); the schedule stays."""
     stop_after_epochs: int | None = Field(None, ge=1)
     """Stop this job when the run has made so many epochs in all; the schedule stays."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the encoder; CTC and log-softmax are always fp32."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the encoder; CTC and log-softmax are always fp32. `tf32`: fp32 whose products a GPU may round to
+    10 bits; `fp32` forbids it. `fp16` scales the loss, halving the scale after an overflow."""
+    freeze_encoder_epochs: int = Field(0, ge=0)
+    """Epochs from the start of the run in which only the decoder learns and the encoder, its batch-norm statistics too,
+    stays as `init_from` gave it; as many as `epochs` or more: always."""
     convolution: Literal["conv1d", "channels_last", "frequency", "auto"] = "conv1d"
     """How convolutions are computed: by torch's own, in another layout, in the frequency domain (several times faster
     for wide kernels, more rounding in bf16), or each in the fastest way known (docs/convolutions.md)."""
@@ -84,8 +112,16 @@ class TrainingConfig(StrictModel):
     max_grad_norm: float | None = Field(None, gt=0)
     """Longer gradients (of all parameters together, over the mean loss) are scaled down to this norm; null never does.
     Novograd takes no notice: it normalises the gradient of each tensor."""
+    read_every_steps: int = Field(10, ge=1)
+    """Steps between two looks of the host at losses and norms on the device (progress, samples, evaluations and
+    checkpoints look too). A step that is not finite is skipped by the device at once; it is told, and counted for
+    `max_nonfinite_steps`, at the next look."""
     max_nonfinite_steps: int = Field(20, ge=0)
     """Consecutive steps with infinite or undefined loss or gradient that are skipped before the run stops."""
+    gradients: GradientsConfig = GradientsConfig()
+    memory_probe: bool | None = None
+    """Try the largest micro-batch that the plan can hold before training, so that one that does not fit says so at
+    once; it changes no number. null: on a GPU only."""
     cudnn_benchmark: bool = True
     """Let cuDNN time its convolution algorithms (GPU only)."""
 
@@ -103,6 +139,22 @@ class CheckpointConfig(StrictModel):
     """Checkpoints of these epochs are kept for ever."""
     best_from_epoch: int = Field(1, ge=1)
     """The bundle with the lowest word error rate is kept from this epoch on."""
+
+
+class LogsConfig(StrictModel):
+    """Who hears of the run besides `log.jsonl` and the terminal."""
+
+    tensorboard: bool = True
+    """Write `tensorboard/` in the run's folder: `tensorboard --logdir RUN/tensorboard`."""
+    dllogger: bool = False
+    """Write `nvlog.json` in the run's folder with NVIDIA's DLLogger keys, so that parsers of their logs work."""
+    wandb_project: str | None = None
+    """Project at Weights & Biases (needs the extra `wandb`; WANDB_MODE=offline keeps it on the disk)."""
+    mlflow_uri: str | None = None
+    """MLflow's tracking URI, e.g. http://host:5000 (needs the extra `mlflow`); a folder only with
+    MLFLOW_ALLOW_FILE_STORE=true, as MLflow wants it."""
+    mlflow_experiment: str = "jasper"
+    """MLflow's experiment."""
 
 
 class ClusterConfig(StrictModel):
@@ -152,6 +204,7 @@ class RunConfig(StrictModel):
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    logs: LogsConfig = LogsConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
@@ -161,6 +214,12 @@ class RunConfig(StrictModel):
             raise ValueError(
                 f"schedule.warmup_epochs + schedule.hold_epochs = {ramp_epochs} must be below "
                 f"training.epochs={self.training.epochs}: {self.schedule.policy} decay needs steps to decay over"
+            )
+        if self.training.gradients.static_graph and 1 < self.cluster.num_workers != self.batching.microbatches_per_step:
+            raise ValueError(
+                f"training.gradients.static_graph=true needs batching.microbatches_per_step = cluster.num_workers, got "
+                f"{self.batching.microbatches_per_step} and {self.cluster.num_workers}: torch's DDP cannot sum the "
+                "gradients of several micro-batches of a worker with it"
             )
         if self.augment.speed_method == "folded" and self.features.flavour != "default":
             raise ValueError(

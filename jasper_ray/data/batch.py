@@ -51,6 +51,20 @@ class Batch:
         )
 
 
+def pinned(batch: Batch) -> Batch:
+    """The same batch in memory that a GPU copies from without the host; as it is where there is no GPU."""
+    if not torch.cuda.is_available() or batch.features.device.type != "cpu":
+        return batch
+    return replace(
+        batch,
+        features=batch.features.pin_memory(),
+        feature_lengths=batch.feature_lengths.pin_memory(),
+        labels=batch.labels.pin_memory(),
+        label_lengths=batch.label_lengths.pin_memory(),
+        places=None if batch.places is None else batch.places.pin_memory(),
+    )
+
+
 class BatchLoader(Protocol):
     """Turns encoded utterances into batches, ahead of whoever takes them."""
 
@@ -84,7 +98,7 @@ def make_batch(
     for row, utterance in enumerate(utterances):
         labels[row, : len(utterance.labels)] = torch.tensor(utterance.labels, dtype=torch.int64)
     num_samples = sum(utterance.waveform_samples(sample_rate_hz) for utterance in utterances)
-    return Batch(
+    batch = Batch(
         features=features,
         feature_lengths=torch.tensor(feature_lengths, dtype=torch.int64),
         labels=labels,
@@ -94,6 +108,7 @@ def make_batch(
         places=None if places is None else torch.tensor(places, dtype=torch.int64),
         longest=max(feature_lengths),
     )
+    return pinned(batch)
 
 
 def decode_utterance(utterance: EncodedUtterance, *, sample_rate_hz: int) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jasper_ray.config.data import DatasetConfig
+from jasper_ray.config.data import ALIGN_FRAMES, DatasetConfig
 from jasper_ray.config.files import dump_config
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.batch import BatchLoader
@@ -26,6 +26,7 @@ from jasper_ray.storage.shard_prefetch import ShardPrefetcher
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.training.checkpoint import find_checkpoints, load_checkpoint, load_newest
 from jasper_ray.training.loop import RunData, TrainingLoop
+from jasper_ray.training.probe import probe_memory, worst_batch, worst_microbatch
 from jasper_ray.training.report import Reporter, Reporters, RunLog
 from jasper_ray.training.selection import Selection, select_training_utterances
 from jasper_ray.training.state import RunState
@@ -192,9 +193,29 @@ def _train(
         "evaluation_utterances": len(data.evaluation) if data.evaluation else 0,
         "steps_per_epoch": data.plan.nominal_steps_per_epoch,
         "epochs": config.training.epochs,
+        "memory_probe": _probe(config, state, data.train),
     }
     reporter.report("start", start)
     return TrainingLoop(config, state, data, world=world, reporter=reporter).run()
+
+
+def _probe(config: RunConfig, state: RunState, train: Manifest) -> dict[str, Any] | None:
+    """Try the largest micro-batch, where the config asks for it.
+
+    Raises:
+        CapacityError: It does not fit.
+    """
+    wanted = config.training.memory_probe
+    if not (state.train_step.device.type == "cuda" if wanted is None else wanted):
+        return None
+    worst = worst_microbatch(config, train)
+    batch = worst_batch(
+        worst,
+        num_mels=config.features.num_mels,
+        num_classes=len(config.text.alphabet),
+        align_frames=ALIGN_FRAMES,
+    )
+    return probe_memory(state.train_step, batch, worst, config)
 
 
 def _resume(config: RunConfig, state: RunState, world: World) -> str | None:

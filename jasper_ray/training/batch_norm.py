@@ -15,8 +15,8 @@ def batch_norms(model: nn.Module) -> list[BatchNorm]:
 @torch.no_grad()
 def clear_statistics(layers: list[BatchNorm]) -> None:
     """Forget what the micro-batches of the current step have collected."""
-    torch._foreach_zero_([layer.mean_sum for layer in layers])
-    torch._foreach_zero_([layer.var_sum for layer in layers])
+    if layers:  # torch's list functions want at least one tensor
+        torch._foreach_zero_([tensor for layer in layers for tensor in (layer.mean_sum, layer.var_sum)])
 
 
 @torch.no_grad()
@@ -40,8 +40,17 @@ def combine_statistics(layers: list[BatchNorm], *, num_microbatches: int, world:
 
 
 @torch.no_grad()
-def apply_statistics(layers: list[BatchNorm], statistics: torch.Tensor) -> None:
-    """Move the running statistics once, by torch's rule: running += momentum * (combined - running)."""
+def apply_statistics(layers: list[BatchNorm], statistics: torch.Tensor, *, unless: torch.Tensor | None = None) -> None:
+    """Move the running statistics once, by torch's rule: running += momentum * (combined - running).
+
+    Args:
+        layers: From `batch_norms`.
+        statistics: From `combine_statistics`.
+        unless: A true scalar leaves everything as it is, without a look at it by the host.
+    """
+    if unless is not None and layers:
+        running = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
+        statistics = torch.where(unless, torch.cat([tensor for tensor in running if tensor is not None]), statistics)
     offset = 0
     for layer in layers:
         width = layer.num_features
@@ -49,5 +58,5 @@ def apply_statistics(layers: list[BatchNorm], statistics: torch.Tensor) -> None:
         layer.running_mean.lerp_(statistics[offset : offset + width], layer.momentum)
         layer.running_var.lerp_(statistics[offset + width : offset + 2 * width], layer.momentum)
         if layer.num_batches_tracked is not None:
-            layer.num_batches_tracked += 1
+            layer.num_batches_tracked += 1 if unless is None else ~unless
         offset += 2 * width

@@ -8,13 +8,18 @@ A checkpoint is a folder `checkpoints/step_00001234/`: `bundle/` (what serving a
 import hashlib
 import json
 import logging
+import os
 import re
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,6 +33,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 CHECKPOINTS, BUNDLE = "checkpoints", "bundle"
 TRAINER_FILE, PROGRESS_FILE, CHECKSUMS_FILE = "trainer.pt", "progress.json", "CHECKSUMS"
+UNFINISHED = ".partial"
 STEP_FOLDER = re.compile(r"^step_(\d{8,})$")
 
 
@@ -75,20 +81,64 @@ def save_checkpoint(
     """Write a checkpoint; returns its folder. Rank 0 only.
 
     Raises:
-        StorageError: It could not be written; what was there before is untouched.
+        StorageError: It could not be written; what was there before is untouched, what was begun is deleted.
     """
     uri = object_store.join(output, CHECKPOINTS, f"step_{progress.global_step:08d}")
-    with tempfile.TemporaryDirectory(prefix="jasper-checkpoint-") as name:
-        folder = Path(name)
+    with _appearing(uri) as folder:
         _save_weights(folder / BUNDLE, bundle, weights, averaged_weights)
         torch.save(trainer, folder / TRAINER_FILE)
         (folder / PROGRESS_FILE).write_text(json.dumps(asdict(progress), indent=2), encoding="utf-8")
         lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
         (folder / CHECKSUMS_FILE).write_text("".join(lines), encoding="utf-8")
-        # A folder of the same step may be left from a job that died: without CHECKSUMS it is not one.
-        object_store.delete_tree(uri)
-        object_store.upload_folder(folder, uri, last=CHECKSUMS_FILE)
     return uri
+
+
+@contextmanager
+def _appearing(uri: str) -> Iterator[Path]:
+    """An empty local folder whose files lie at `uri` when the block has ended, `CHECKSUMS` after all others.
+
+    On a disk it is filled beside `uri` and renamed, so that each byte is written once. A folder that was there before
+    is left from a job that died, or of the same step: it goes.
+
+    Raises:
+        StorageError: Something cannot be written; nothing stays at `uri`, whatever was written.
+    """
+    try:
+        if not object_store.is_local(uri):
+            with tempfile.TemporaryDirectory(prefix="jasper-checkpoint-") as name:
+                yield Path(name)
+                object_store.delete_tree(uri)
+                object_store.upload_folder(Path(name), uri, last=CHECKSUMS_FILE)
+            return
+        target = object_store.local_path(uri)
+        for left_over in target.parent.glob(f".*{UNFINISHED}"):
+            shutil.rmtree(left_over)
+        folder = target.with_name(f".{target.name}{UNFINISHED}")
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+            for path in (*_files(folder), *(path.parent for path in _files(folder))):
+                _to_the_disk(path)
+            object_store.delete_tree(uri)
+            folder.rename(target)
+            _to_the_disk(target.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except StorageError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have words of their own
+        raise StorageError(
+            f"{uri}: the checkpoint could not be written: {error}. The ones before it are untouched; free some space "
+            "or lower checkpoint.keep_last, then start the run again"
+        ) from error
+
+
+def _to_the_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save_deployed_bundle(
@@ -153,6 +203,20 @@ def load_checkpoint(uri: str, *, device: torch.device) -> Checkpoint:
     if progress.format_version != FORMAT_VERSION:
         raise CheckpointError(f"{uri} has format {progress.format_version}, this version reads {FORMAT_VERSION}")
     return Checkpoint(uri, progress, deployed if plain is None else plain, plain and deployed, trainer)
+
+
+def verify_checkpoint(uri: str) -> None:
+    """Compare the files of a checkpoint with its checksums.
+
+    Raises:
+        CheckpointError: One is missing or differs; names it.
+    """
+    if object_store.is_local(uri):
+        _verify(object_store.local_path(uri), uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="jasper-checkpoint-") as name:
+        object_store.download_folder(uri, Path(name))
+        _verify(Path(name), uri)
 
 
 def check_same_run(checkpoint: Checkpoint, *, expected: Progress) -> None:

@@ -17,12 +17,17 @@ class WeightAverage:
         self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the model's weights after an optimizer update."""
+    def update(self, model: nn.Module, *, unless: Tensor | None = None) -> None:
+        """Take in the model's weights after an optimizer update; a true scalar `unless` leaves the average as it is."""
         current = model.state_dict()
         floating = [name for name, tensor in current.items() if tensor.is_floating_point()]
         averages = [self.weights[name] for name in floating]
-        torch._foreach_lerp_(averages, [current[name] for name in floating], 1 - self._decay)
+        weights = [current[name] for name in floating]
+        if unless is None:
+            torch._foreach_lerp_(averages, weights, 1 - self._decay)
+        else:
+            share = (~unless).float() * (1 - self._decay)
+            torch._foreach_lerp_(averages, weights, [share] * len(averages))
         for name in current.keys() - set(floating):  # counters: a count is not an average
             self.weights[name].copy_(current[name])
 

@@ -3,14 +3,15 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 
 from jasper_ray.config.schema import RunConfig
-from jasper_ray.data.batch import Batch, BatchLoader
+from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.epoch_plan import rank_microbatches
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.packing import RowShape
@@ -19,13 +20,18 @@ from jasper_ray.data.shard_feed import Feed
 from jasper_ray.data.source import EncodedUtterance, UtteranceSource
 from jasper_ray.errors import NonFiniteError
 from jasper_ray.model.ctc import greedy_decode
+from jasper_ray.storage import object_store
 from jasper_ray.text.alphabet import Alphabet
+from jasper_ray.text.wer import count_errors
+from jasper_ray.training.checkpoint import BUNDLE
 from jasper_ray.training.evaluate import Evaluation, Forward, evaluate
+from jasper_ray.training.figures import PendingStep, StepResult, read_steps
 from jasper_ray.training.report import Reporter
 from jasper_ray.training.schedule import learning_rate
 from jasper_ray.training.state import RunState
-from jasper_ray.training.step import StepResult
+from jasper_ray.training.window import TimedBatches, Window
 from jasper_ray.training.world import World
+from jasper_ray.training.writer import BackgroundWriter
 
 logger = logging.getLogger(__name__)
 
@@ -76,45 +82,6 @@ def packed_rows(config: RunConfig) -> RowShape | None:
     return RowShape.of_config(config.batching, config.features) if config.batching.policy == "packed" else None
 
 
-@dataclass
-class _Window:
-    """Sums since the last progress event."""
-
-    started_s: float = field(default_factory=time.monotonic)
-    losses: list[float] = field(default_factory=list)
-    utterances: int = 0
-    audio_s: float = 0.0
-    padding: list[float] = field(default_factory=list)
-    wait_s: float = 0.0
-    skipped: int = 0
-
-    def add(self, result: StepResult) -> None:
-        self.utterances += result.num_utterances
-        self.audio_s += result.audio_s
-        self.padding.append(result.padding_share)
-        if result.skipped:
-            self.skipped += 1
-        else:
-            self.losses.append(result.loss)
-
-
-class _TimedBatches:
-    """Counts the seconds that training waits for the loader."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self.wait_s = 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        started_s = time.monotonic()
-        batch = next(self._batches)
-        self.wait_s += time.monotonic() - started_s
-        return batch
-
-
 class TrainingLoop:
     """Runs a `RunState` over its data.
 
@@ -136,8 +103,10 @@ class TrainingLoop:
         self._alphabet = Alphabet(config.text.alphabet)
         self._steps_per_epoch = data.plan.nominal_steps_per_epoch
         self._skipped_in_a_row = 0
-        self._window = _Window()
+        self._window = Window()
         self._saved_step = state.progress.global_step or -1
+        self._writer = BackgroundWriter()
+        self._pending: list[tuple[int, PendingStep]] = []
 
     def run(self) -> dict[str, Any]:
         """Train to the end of the run or of this job; every worker returns the figures of the last evaluation.
@@ -146,14 +115,18 @@ class TrainingLoop:
             NonFiniteError: More than `max_nonfinite_steps` steps in a row had no finite loss or gradient.
         """
         loader = self._data.make_loader()
-        batches = _TimedBatches(loader.load(self._microbatches(), packed_rows(self._config)))
+        batches = TimedBatches(loader.load(self._microbatches(), packed_rows(self._config)))
         try:
-            for position in self._positions():
-                self._after_step(position, self._step(position, batches))
+            try:
+                for position in self._positions():
+                    self._step(position, batches)
+                    self._after_step(position)
+            finally:
+                self._data.shard_feed.close()  # first: the loader's thread may be waiting for a shard
+                loader.close()
+            return self._finish()
         finally:
-            self._data.shard_feed.close()  # first: the loader's thread may be waiting for a shard
-            loader.close()
-        return self._finish()
+            self._writer.close()  # also when it was interrupted: what is half written is finished
 
     def _microbatches(self) -> Iterator[list[EncodedUtterance]]:
         """What this worker trains on; the loader reads ahead in its own thread."""
@@ -173,7 +146,7 @@ class TrainingLoop:
             return steps
         return islice(steps, max(0, self._training.stop_after_steps - progress.global_step))
 
-    def _step(self, position: Position, batches: _TimedBatches) -> StepResult:
+    def _step(self, position: Position, batches: TimedBatches) -> None:
         global_step = self._state.progress.global_step
         lr = learning_rate(
             global_step + 1,
@@ -183,7 +156,7 @@ class TrainingLoop:
             epochs=self._training.epochs,
         )
         waited_s = batches.wait_s
-        result = self._state.train_step.run(
+        pending = self._state.train_step.start(
             batches,
             [number for number, _ in position.microbatches],
             global_step=global_step,
@@ -191,42 +164,54 @@ class TrainingLoop:
             lr=lr,
         )
         self._window.wait_s += batches.wait_s - waited_s
-        self._window.add(result)
+        sample_is_due = (global_step + 1) % self._training.sample_every_steps == 0
+        self._pending.append((global_step + 1, pending if sample_is_due else replace(pending, sample=None)))
         self._state.advance(is_last_of_epoch=position.is_last_of_epoch)
-        self._guard(result)
         if self._training.log_utterances:
             self._report_utterances(position)
-        if self._is_due(self._training.log_every_steps):
-            self._report_progress(position, result, lr)
-        if self._is_due(self._training.sample_every_steps):
-            self._report_sample(result)
-        return result
+        progress_is_due = self._is_due(self._training.log_every_steps)
+        if progress_is_due or sample_is_due or len(self._pending) >= self._training.read_every_steps:
+            self._read()
+        if progress_is_due:
+            self._report_progress(position, lr)
 
-    def _after_step(self, position: Position, result: StepResult) -> None:
+    def _read(self) -> None:
+        """Ask the device for the figures of the steps since the last time; every worker must, after the same step."""
+        pending, self._pending = self._pending, []
+        results = read_steps([step for _, step in pending], self._world)
+        for (global_step, _), result in zip(pending, results, strict=True):
+            self._window.add(result)
+            self._guard(global_step, result)
+            self._report_sample(global_step, result)
+
+    def _after_step(self, position: Position) -> None:
+        self._writer.poll()
         training, saving = self._training, self._config.checkpoint
         epochs_done = self._state.progress.epoch if position.is_last_of_epoch else 0
         if training.evaluate_every_steps is not None:
             evaluation_is_due = self._is_due(training.evaluate_every_steps)
         else:
             evaluation_is_due = bool(epochs_done) and epochs_done % training.evaluate_every_epochs == 0
-        if evaluation_is_due:
-            self._evaluate()
-        if (saving.every_steps is not None and self._is_due(saving.every_steps)) or (
-            epochs_done and (epochs_done % saving.every_epochs == 0 or epochs_done in saving.keep_epochs)
-        ):
-            self._save()
+        checkpoint_is_due = (saving.every_steps is not None and self._is_due(saving.every_steps)) or (
+            bool(epochs_done) and (epochs_done % saving.every_epochs == 0 or epochs_done in saving.keep_epochs)
+        )
+        if evaluation_is_due or checkpoint_is_due:
+            self._read()  # a run that has lost its way is stopped before it is saved
+        is_best = evaluation_is_due and self._evaluate()
+        self._save(checkpoint=checkpoint_is_due, best=is_best)
 
     def _is_due(self, every_steps: int) -> bool:
         return self._state.progress.global_step % every_steps == 0
 
-    def _guard(self, result: StepResult) -> None:
+    def _guard(self, global_step: int, result: StepResult) -> None:
         """A step without finite loss or gradient was skipped by all workers: say which utterances, have patience."""
         if not result.skipped:
             self._skipped_in_a_row = 0
             return
         self._skipped_in_a_row += 1
+        self._state.train_step.forget_exchange_errors()
         names = [self._data.train.ids[row] for row in result.bad_rows] or ["none by its loss: the gradient overflowed"]
-        values = {"global_step": self._state.progress.global_step, "loss": str(result.loss), "utterances": names}
+        values = {"global_step": global_step, "loss": str(result.loss), "utterances": names}
         self._reporter.report("warning", {"message": "step skipped: loss or gradient is not finite", **values})
         if self._skipped_in_a_row > self._training.max_nonfinite_steps:
             raise NonFiniteError(
@@ -241,9 +226,8 @@ class TrainingLoop:
         ids = [merged[number] for number in sorted(merged)]
         self._reporter.report("utterances", {"global_step": self._state.progress.global_step, "microbatches": ids})
 
-    def _report_progress(self, position: Position, result: StepResult, lr: float) -> None:
-        window, self._window = self._window, _Window()
-        elapsed_s = time.monotonic() - window.started_s
+    def _report_progress(self, position: Position, lr: float) -> None:
+        window, self._window = self._window, Window()
         values = {
             "epoch": position.epoch + 1,
             "epochs": self._training.epochs,
@@ -251,29 +235,36 @@ class TrainingLoop:
             "steps_in_epoch": position.steps_in_epoch,
             "global_step": self._state.progress.global_step,
             "total_steps": self._steps_per_epoch * self._training.epochs,
-            "loss": float(np.mean(window.losses)) if window.losses else None,
             "lr": lr,
-            "grad_norm": result.grad_norm if np.isfinite(result.grad_norm) else None,
-            "utterances_per_s": window.utterances / elapsed_s,
-            "audio_s_per_s": window.audio_s / elapsed_s,
-            "padding_share": float(np.mean(window.padding)),
-            "loader_wait_share": window.wait_s / elapsed_s,
-            "skipped_steps": window.skipped,
+            **window.figures(),
+            **self._memory(),
             **self._data.shard_feed.figures(),
         }
         self._reporter.report("progress", values)
 
-    def _report_sample(self, result: StepResult) -> None:
+    def _memory(self) -> dict[str, float]:
+        """The most that the device has had in use since the last time; nothing is known of a CPU's."""
+        if self._world.device.type != "cuda":
+            return {}
+        most = torch.cuda.max_memory_allocated(self._world.device)
+        torch.cuda.reset_peak_memory_stats(self._world.device)
+        return {"memory_gb": most / 1e9}
+
+    def _report_sample(self, global_step: int, result: StepResult) -> None:
         if result.sample is None:
             return
         row, log_probs, length = result.sample
-        (ids,) = greedy_decode(log_probs.float(), length, blank=self._alphabet.blank)
-        values = {"reference": self._data.train.texts[row], "hypothesis": self._alphabet.decode(ids)}
-        self._reporter.report("sample", {"global_step": self._state.progress.global_step, **values})
+        (ids,) = greedy_decode(log_probs.float(), length.to(log_probs.device), blank=self._alphabet.blank)
+        reference, hypothesis = self._data.train.texts[row], self._alphabet.decode(ids)
+        errors = count_errors([reference], [hypothesis])
+        wer = errors.word_edits / errors.words if errors.words else None
+        values = {"reference": reference, "hypothesis": hypothesis, "wer": wer}
+        self._reporter.report("sample", {"global_step": global_step, **values})
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Evaluate; returns whether the weights are to be kept as the best."""
         if self._data.evaluation is None:
-            return
+            return False
         started_s = time.monotonic()
         figures = self._evaluate_weights(self._state.forward_deployed).figures()
         if self._training.evaluate_plain_weights:
@@ -290,10 +281,9 @@ class TrainingLoop:
         is_kept = is_best and progress.epoch >= self._config.checkpoint.best_from_epoch
         best = wer if is_kept else progress.best_wer
         self._state.progress = replace(progress, metrics=figures, best_wer=best)
-        if is_kept and self._world.is_first:
-            self._state.save_best_bundle()
         self._reporter.report("evaluation", {**figures, "best_wer": best})
-        self._window = _Window()  # evaluation is not training time
+        self._window = Window()  # evaluation is not training time
+        return is_kept
 
     def _evaluate_weights(self, forward: Forward) -> Evaluation:
         manifest, source = self._data.evaluation, self._data.evaluation_source
@@ -311,19 +301,41 @@ class TrainingLoop:
         finally:
             loader.close()
 
-    def _save(self) -> None:
-        self._saved_step = self._state.progress.global_step
-        if self._world.is_first:
-            uri = self._state.save()
-            self._reporter.report("checkpoint", {"global_step": self._saved_step, "uri": uri})
-        self._window = _Window()
+    def _save(self, *, checkpoint: bool, best: bool) -> None:
+        """Copy the state now and write it while training goes on."""
+        step = self._state.progress.global_step
+        if checkpoint:
+            self._saved_step = step
+        if not self._world.is_first or not (checkpoint or best):
+            return
+        started_s = time.monotonic()
+        self._writer.wait()  # one copy of the state in memory at a time
+        snapshot, output = self._state.snapshot(), self._config.output
+        stalled_s, written = time.monotonic() - started_s, ""
+
+        def write() -> None:
+            nonlocal written
+            if best:
+                snapshot.write_best(output)
+            if checkpoint:
+                written = snapshot.write_checkpoint(output, self._config.checkpoint)
+
+        def done() -> None:
+            if checkpoint:
+                values = {"global_step": step, "uri": written, "stalled_s": stalled_s}
+                self._reporter.report("checkpoint", {**values, "took_s": time.monotonic() - started_s})
+
+        self._writer.submit(write, done)
+        self._window.leave_out_s(stalled_s)
 
     def _finish(self) -> dict[str, Any]:
+        self._read()
+        is_best = False
         if self._state.progress.metrics.get("global_step") != self._state.progress.global_step:
-            self._evaluate()
+            is_best = self._evaluate()
         progress = self._state.progress
-        if self._saved_step != progress.global_step:
-            self._save()
+        self._save(checkpoint=self._saved_step != progress.global_step, best=is_best)
+        self._writer.wait()
         figures = {
             **progress.metrics,
             "global_step": progress.global_step,
@@ -333,6 +345,7 @@ class TrainingLoop:
             "num_parameters": self._state.num_parameters,
         }
         if self._world.is_first:
-            figures["bundle"] = self._state.save_bundle()
+            bundle = object_store.join(self._config.output, BUNDLE)
+            figures["bundle"] = self._state.snapshot().write_bundle(bundle)
         self._reporter.report("end", figures)
         return figures

@@ -17,11 +17,16 @@ class Novograd(Optimizer):
 
     The first v is |g|^2. All tensors of a group are updated together, in a few kernel launches and without a host
     synchronisation.
+
+    `found_inf`, where it is set, is torch's name for a scalar on the device that is 1 if the step must change nothing.
     """
+
+    _step_supports_amp_scaling = True
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         *,
         lr: float,
         betas: tuple[float, float] = (0.95, 0.0),
@@ -32,7 +37,7 @@ class Novograd(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; gradients are left as they are."""
+        """Update every parameter that has a gradient; gradients are left as they are, unless the step is not made."""
         assert closure is None, "closures are not supported"
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -48,15 +53,28 @@ class Novograd(Optimizer):
         momenta = [self.state[parameter]["exp_avg"] for parameter in parameters]
         squares = [self.state[parameter]["exp_avg_sq"] for parameter in parameters]
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.found_inf is not None:  # no product makes a number of what is none
+            for grad in grads:
+                grad.masked_fill_(self.found_inf > 0, 0.0)
 
         norms = torch.stack(torch._foreach_norm(grads)).float().square()
         second = torch.stack(squares)
-        second = torch.where(second == 0, norms, beta2 * second + (1 - beta2) * norms)
+        updated = torch.where(second == 0, norms, beta2 * second + (1 - beta2) * norms)
+        second = updated if self.found_inf is None else torch.where(self.found_inf > 0, second, updated)
         torch._foreach_copy_(squares, list(second.unbind()))
         scales = (1 / (second.sqrt() + group["eps"])).unbind()
 
         updates = torch._foreach_mul(grads, list(scales))
         torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
-        torch._foreach_mul_(momenta, beta1)
+        if self.found_inf is None:
+            torch._foreach_mul_(momenta, beta1)
+            torch._foreach_add_(momenta, updates)
+            torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
+            return
+        made = 1 - self.found_inf  # products with 1 are exact: a step that is made is the one above, bit for bit
+        torch._foreach_mul_(updates, made)
+        torch._foreach_mul_(momenta, torch.where(made > 0, beta1, 1.0))
         torch._foreach_add_(momenta, updates)
-        torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
+        torch._foreach_copy_(updates, momenta)
+        torch._foreach_mul_(updates, made)
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])

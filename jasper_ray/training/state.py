@@ -13,11 +13,13 @@ from jasper_ray.config.schema import RunConfig
 from jasper_ray.model.bundle import Bundle, BundleConfig, build_model, load_bundle, load_weights
 from jasper_ray.model.convolution import set_convolution_method
 from jasper_ray.model.jasper import num_parameters
-from jasper_ray.storage import object_store
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.training import checkpoint as checkpoints
 from jasper_ray.training.ema import WeightAverage
-from jasper_ray.training.step import TrainStep, build_optimizer
+from jasper_ray.training.exchange import set_tf32
+from jasper_ray.training.optimizers import build_optimizer, restore_optimizer
+from jasper_ray.training.snapshot import Snapshot, host_copy
+from jasper_ray.training.step import TrainStep
 from jasper_ray.training.world import World
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class RunState:
     ) -> None:
         self._config = config
         self._world = world
+        set_tf32(config.training.precision == "tf32")
         torch.manual_seed(config.seed)  # the same first weights on every worker
         self.model = build_model(config.model, config.features, config.text)
         if config.init_from:
@@ -66,6 +69,7 @@ class RunState:
         self.progress = checkpoints.Progress(
             seed=config.seed, manifest_fingerprint=manifest_fingerprint, plan=plan_settings
         )
+        self._freeze_as_due()
 
     def _start_from(self, source: Bundle) -> None:
         """The bundle's weights; with another alphabet those of its encoder, and a decoder that begins anew."""
@@ -94,11 +98,12 @@ class RunState:
         """
         checkpoints.check_same_run(saved, expected=self.progress)
         load_weights(self.model, saved.weights, source=saved.uri)
-        self.optimizer.load_state_dict(saved.trainer["optimizer"])
+        restore_optimizer(self.optimizer, saved.trainer["optimizer"], source=saved.uri)
         self.train_step.scaler.load_state_dict(saved.trainer["scaler"])
         if self.average is not None:
             self.average.load(saved.averaged_weights or saved.weights)
         self.progress = saved.progress
+        self._freeze_as_due()
 
     def forward_deployed(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The model with the weights that would be deployed now, in evaluation mode."""
@@ -112,37 +117,23 @@ class RunState:
         self.model.eval()
         return self.model(features, lengths)  # type: ignore[no-any-return]
 
-    def save(self) -> str:
-        """Write a checkpoint and delete those that are no longer kept. Rank 0 only."""
-        uri = checkpoints.save_checkpoint(
-            self._config.output,
+    def snapshot(self) -> Snapshot:
+        """A copy of everything that is saved, for a thread that writes it while training goes on."""
+        copied = host_copy(
+            {
+                "weights": self.model.state_dict(),
+                "averaged": self.average.weights if self.average else None,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.train_step.scaler.state_dict(),
+            }
+        )
+        return Snapshot(
             progress=self.progress,
             bundle=self._bundle_config(),
-            weights=self.model.state_dict(),
-            averaged_weights=self.average.weights if self.average else None,
-            trainer={"optimizer": self.optimizer.state_dict(), "scaler": self.train_step.scaler.state_dict()},
+            weights=copied["weights"],
+            averaged_weights=copied["averaged"],
+            trainer={"optimizer": copied["optimizer"], "scaler": copied["scaler"]},
         )
-        checkpoints.prune_checkpoints(self._config.output, self._config.checkpoint)
-        return uri
-
-    def save_bundle(self) -> str:
-        """Write `bundle/`, the deployed weights of now. Rank 0 only."""
-        return self._save_bundle(object_store.join(self._config.output, checkpoints.BUNDLE))
-
-    def save_best_bundle(self) -> str:
-        """Write `best/step_N/` and delete the best before it. Rank 0 only."""
-        root = object_store.join(self._config.output, "best")
-        older = object_store.list_folders(root)
-        uri = self._save_bundle(object_store.join(root, f"step_{self.progress.global_step:08d}"))
-        for name in older:
-            if object_store.join(root, name) != uri:
-                object_store.delete_tree(object_store.join(root, name))
-        return uri
-
-    def _save_bundle(self, uri: str) -> str:
-        averaged = self.average.weights if self.average else None
-        checkpoints.save_deployed_bundle(uri, self._bundle_config(), self.model.state_dict(), averaged)
-        return uri
 
     def _bundle_config(self) -> BundleConfig:
         metrics = self.progress.metrics
@@ -162,6 +153,11 @@ class RunState:
         progress = self.progress
         epoch, step = (progress.epoch + 1, 0) if is_last_of_epoch else (progress.epoch, progress.step + 1)
         self.progress = replace(progress, epoch=epoch, step=step, global_step=progress.global_step + 1)
+        self._freeze_as_due()
+
+    def _freeze_as_due(self) -> None:
+        """The encoder stays as it is in the run's first `training.freeze_encoder_epochs`."""
+        self.train_step.freeze_encoder(self.progress.epoch < self._config.training.freeze_encoder_epochs)
 
 
 def _speeds(config: RunConfig) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """One optimizer step: its micro-batches forward and backward, one gradient all-reduce, one update."""
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,49 +10,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from jasper_ray.audio.augment import uniform
-from jasper_ray.config.schema import OptimizerConfig, TrainingConfig
+from jasper_ray.config.schema import TrainingConfig
 from jasper_ray.data.batch import Batch
 from jasper_ray.model.convolution import forget_spectra
 from jasper_ray.model.ctc import ctc_losses
 from jasper_ray.model.jasper import Jasper
 from jasper_ray.training.batch_norm import apply_statistics, batch_norms, clear_statistics, combine_statistics
 from jasper_ray.training.ema import WeightAverage
-from jasper_ray.training.novograd import Novograd
+from jasper_ray.training.exchange import exchanging_gradients, forget_errors
+from jasper_ray.training.figures import LocalSums, PendingStep, StepResult, read_steps
 from jasper_ray.training.world import World
 
 DROPOUT_STREAM = 201
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Figures of a step over all workers."""
-
-    loss: float
-    """Mean CTC loss per utterance."""
-    grad_norm: float
-    """Norm of all gradients together, before any clipping."""
-    num_utterances: int
-    audio_s: float
-    padding_share: float
-    """Share of the feature frames that was padding."""
-    skipped: bool
-    """Whether loss or gradient was not finite, so that the weights were left alone."""
-    bad_rows: tuple[int, ...]
-    """Manifest rows whose loss was not finite, over all workers."""
-    sample: tuple[int, Tensor, Tensor] | None
-    """Manifest row, log-probs `(1, T, V)` and length of one utterance of this worker."""
-
-
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The optimizer that a config names, over all parameters in one group."""
-    betas = (config.beta1, config.beta2)
-    parameters = list(model.parameters())
-    if config.name == "novograd":
-        return Novograd(parameters, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay, foreach=True
-    )
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainStep:
@@ -91,21 +59,35 @@ class TrainStep:
         self._dtype = DTYPES[config.precision]
         self._max_grad_norm = config.max_grad_norm
         self._norms = batch_norms(model)
+        self.decides_on_device = world.device.type == "cuda" and getattr(optimizer, "_step_supports_amp_scaling", False)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
-        self._parallel: nn.Module = model
-        if world.size > 1:
-            ids = [world.device.index] if world.device.type == "cuda" else None
-            with warnings.catch_warnings():  # newer torch renames broadcast_buffers, older torch has no other name
-                warnings.simplefilter("ignore", FutureWarning)
-                # Running statistics are combined by us, once a step; DDP would copy rank 0's.
-                self._parallel = DistributedDataParallel(
-                    model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-                )
+        self._encoder_is_frozen = False
+        self._exchange = config.gradients
+        self._parallel: nn.Module = exchanging_gradients(model, world, self._exchange)
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Let the encoder learn or not; all workers must do so after the same step."""
+        if frozen == self._encoder_is_frozen:
+            return
+        self._encoder_is_frozen = frozen
+        self._optimizer.zero_grad(set_to_none=True)
+        self._model.encoder.requires_grad_(not frozen)
+        self._norms = batch_norms(self._model.decoder if frozen else self._model)
+        # DDP looks once, when it is made, at what is to be exchanged.
+        self._parallel = exchanging_gradients(self._model, self._world, self._exchange)
 
     def run(
         self, batches: Iterable[Batch], numbers: list[int], *, global_step: int, num_utterances: int, lr: float
     ) -> StepResult:
-        """Run one step.
+        """`start` and its figures, waiting for the device."""
+        pending = self.start(batches, numbers, global_step=global_step, num_utterances=num_utterances, lr=lr)
+        (result,) = read_steps([pending], self._world)
+        return result
+
+    def start(
+        self, batches: Iterable[Batch], numbers: list[int], *, global_step: int, num_utterances: int, lr: float
+    ) -> PendingStep:
+        """Run one step; on a GPU it is queued and nothing waits for it.
 
         Args:
             batches: This worker's micro-batches of the step, in order.
@@ -114,24 +96,70 @@ class TrainStep:
             num_utterances: Utterances of the step over all workers; the loss is their mean.
             lr: Learning rate of this update.
         """
-        self._model.train()
+        self._train_mode()
         clear_statistics(self._norms)
         self._optimizer.zero_grad(set_to_none=True)
-        local = _LocalSums()
+        local = LocalSums()
         # DDP divides the summed gradients by the number of workers; the mean is over utterances.
         weight = self._world.size / num_utterances
         iterator: Iterator[Batch] = iter(batches)
         for position, number in enumerate(numbers):
-            batch = next(iterator).to(self._world.device)
+            given = next(iterator)
+            batch = given.to(self._world.device)
             torch.manual_seed(int(uniform(self._seed, DROPOUT_STREAM, global_step, number) * 2**53))
             with self._gradients_exchanged(position == len(numbers) - 1), self._autocast():
-                log_probs, lengths = self._parallel(batch.features, batch.feature_lengths, batch.places, batch.longest)
-                losses = ctc_losses(log_probs, lengths, batch.labels, batch.label_lengths, blank=self._blank)
+                log_probs, _ = self._parallel(batch.features, batch.feature_lengths, batch.places, batch.longest)
+                # Lengths as the host knows them: torch's CTC would wait for the device to tell.
+                lengths = -(-given.feature_lengths // self._model.total_stride)
+                losses = ctc_losses(log_probs, lengths, batch.labels, given.label_lengths, blank=self._blank)
                 self.scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
-            local.add(batch, losses.detach(), log_probs.detach(), lengths)
+            local.add(given, losses.detach(), log_probs.detach(), lengths)
         if not numbers:
             self._take_part_without_data()
         return self._update(local, num_microbatches=len(numbers), lr=lr)
+
+    def forget_exchange_errors(self) -> None:
+        """After a step that was not finite: what a compression carries over would never be finite again."""
+        forget_errors(self._parallel)
+
+    def _train_mode(self) -> None:
+        self._model.train()
+        if self._encoder_is_frozen:
+            self._model.encoder.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where steps are computed."""
+        return self._world.device
+
+    def probe(self, batch: Batch) -> None:
+        """Forward and backward of a micro-batch, and memory for an update, without an effect on anything.
+
+        Raises:
+            torch.OutOfMemoryError: The device has too little.
+        """
+        on_gpu = [self.device] if self.device.type == "cuda" else []
+        static = self._exchange.static_graph
+        if static:  # its first backward pass must be one that exchanges
+            self._parallel = self._model
+        with torch.random.fork_rng(on_gpu):
+            self._train_mode()
+            given, batch = batch, batch.to(self.device)
+            # DDP's own forward and buckets, but nothing is exchanged: workers need not be here at the same time.
+            with self._gradients_exchanged(False), self._autocast():
+                log_probs, _ = self._parallel(batch.features, batch.feature_lengths, batch.places, batch.longest)
+                lengths = -(-given.feature_lengths // self._model.total_stride)
+                losses = ctc_losses(log_probs, lengths, batch.labels, given.label_lengths, blank=self._blank)
+                losses.sum().backward()  # type: ignore[no-untyped-call]
+            # An update's intermediate tensors, and the optimizer's state where it is not there yet.
+            num_copies = 1 if self._optimizer.state else 2
+            room = [torch.empty_like(p) for _ in range(num_copies) for p in self._model.parameters()]
+            del room
+        self._optimizer.zero_grad(set_to_none=True)
+        clear_statistics(self._norms)
+        forget_spectra(self._model)
+        if static:
+            self._parallel = exchanging_gradients(self._model, self._world, self._exchange)
 
     def _take_part_without_data(self) -> None:
         """A worker without micro-batches must still join the all-reduce, with zero gradients."""
@@ -140,35 +168,45 @@ class TrainStep:
         (log_probs.sum() * 0).backward()
         clear_statistics(self._norms)
 
-    def _update(self, local: "_LocalSums", *, num_microbatches: int, lr: float) -> StepResult:
+    def _update(self, local: LocalSums, *, num_microbatches: int, lr: float) -> PendingStep:
+        device = self._world.device
         statistics = combine_statistics(self._norms, num_microbatches=num_microbatches, world=self._world)
-        sums = self._world.sum(local.sums(self._world.device)).tolist()
+        sums = self._world.sum(local.sums(device))
         self.scaler.unscale_(self._optimizer)
         grads = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
-        grad_norm = float(torch.nn.utils.get_total_norm(grads))
-        loss_sum, num_utterances, audio_s, frames, padded_frames, num_bad = sums
-        overflow = not bool(torch.isfinite(torch.tensor([loss_sum, grad_norm])).all())
-        if not overflow:
-            if self._max_grad_norm is not None and grad_norm > self._max_grad_norm:
-                torch._foreach_mul_(grads, self._max_grad_norm / grad_norm)
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
-            self.scaler.step(self._optimizer)
-            apply_statistics(self._norms, statistics)
-            if self._average is not None:
-                self._average.update(self._model)
+        grad_norm = torch.nn.utils.get_total_norm(grads)
+        # The same on every worker: the loss is their sum, and the gradients have been exchanged.
+        finite = sums[0].isfinite() & grad_norm.isfinite()
+        if self._max_grad_norm is not None:
+            torch._foreach_mul_(grads, (self._max_grad_norm / grad_norm).clamp(max=1.0))
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_factor", 1.0)
+        self._make_if(finite, statistics)
         self.scaler.update()
-        bad_rows = self._world.gather(local.bad_rows) if num_bad else []
-        return StepResult(
-            loss=loss_sum / num_utterances,
-            grad_norm=grad_norm,
-            num_utterances=round(num_utterances),
-            audio_s=audio_s,
-            padding_share=1 - frames / padded_frames,
-            skipped=overflow,
-            bad_rows=tuple(row for rows in bad_rows for row in rows),
+        return PendingStep(
+            figures=torch.cat([sums, torch.stack([grad_norm, finite]).double()]),
+            losses=local.losses(device),
+            rows=local.rows,
             sample=local.sample,
         )
+
+    def _make_if(self, finite: Tensor, statistics: Tensor) -> None:
+        """Update all that training changes, or nothing of it, where loss or gradient are not finite.
+
+        On a GPU without asking it: what may not change is written again as it was.
+        """
+        unless = None
+        if self.decides_on_device:
+            unless = ~finite
+        elif not finite:
+            return
+        self._optimizer.grad_scale, self._optimizer.found_inf = None, None  # type: ignore[attr-defined]
+        if unless is not None:
+            self._optimizer.found_inf = unless.float()  # type: ignore[attr-defined]
+        self._optimizer.step()
+        apply_statistics(self._norms, statistics, unless=unless)
+        if self._average is not None:
+            self._average.update(self._model, unless=unless)
 
     @contextmanager
     def _gradients_exchanged(self, last: bool) -> Iterator[None]:
@@ -179,42 +217,3 @@ class TrainStep:
 
     def _autocast(self) -> Any:
         return torch.autocast(self._world.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
-
-
-class _LocalSums:
-    """What one worker adds up over its micro-batches."""
-
-    def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._num_utterances = 0
-        self._audio_s = 0.0
-        self._frames: list[Tensor] = []
-        self._padded_frames = 0
-        self._rows: list[int] = []
-        self.sample: tuple[int, Tensor, Tensor] | None = None
-
-    def add(self, batch: Batch, losses: Tensor, log_probs: Tensor, lengths: Tensor) -> None:
-        self._losses.append(losses)
-        self._num_utterances += len(batch.indices)
-        self._audio_s += batch.audio_s
-        self._frames.append(batch.feature_lengths.sum())
-        self._padded_frames += batch.features.shape[0] * batch.features.shape[2]
-        self._rows += batch.indices
-        if self.sample is None:
-            self.sample = (batch.indices[0], log_probs[:1], lengths[:1])
-
-    def sums(self, device: torch.device) -> Tensor:
-        """Loss, utterances, seconds, frames, frames with padding, utterances whose loss is not finite; float64."""
-        losses = (
-            torch.cat(self._losses).double() if self._losses else torch.zeros(0, dtype=torch.float64, device=device)
-        )
-        frames = torch.stack(self._frames).sum() if self._frames else torch.zeros((), device=device)
-        known = [self._num_utterances, self._audio_s, 0, self._padded_frames, 0]
-        sums = torch.tensor([0, *known], dtype=torch.float64, device=device)
-        sums[0], sums[3], sums[5] = losses.sum(), frames, (~losses.isfinite()).sum()
-        return sums
-
-    @property
-    def bad_rows(self) -> list[int]:
-        losses = torch.cat(self._losses) if self._losses else torch.zeros(0)
-        return [row for row, finite in zip(self._rows, losses.isfinite().tolist(), strict=True) if not finite]

@@ -53,6 +53,25 @@ def test_a_run_learns_and_leaves_log_checkpoints_and_bundle(whole_run: RunConfig
     assert training["step"] == 24 and training["wer"] == evaluations(whole_run)[24][1]
 
 
+def test_the_best_bundle_is_that_of_the_deployed_weights_and_stores_its_own_error_rate(whole_run: RunConfig) -> None:
+    events = [event for event in read_log(whole_run.output) if event["event"] == "evaluation"]
+    lowest = min(event["wer"] for event in events)
+    best = next(event for event in events if event["wer"] == lowest)
+    (folder,) = (Path(whole_run.output) / "best").iterdir()
+    assert folder.name == f"step_{best['global_step']:08d}"
+    bundle = load_bundle(str(folder))
+    assert bundle.config.training["wer"] == lowest == best["best_wer"]
+    plain = load_bundle(str(folder), plain_weights=True).model.state_dict()
+    deployed = bundle.model.state_dict()
+    assert not torch.equal(deployed["decoder.layers.0.weight"], plain["decoder.layers.0.weight"])
+
+
+def test_checkpoints_are_told_when_they_are_whole_and_in_order(whole_run: RunConfig) -> None:
+    told = [event for event in read_log(whole_run.output) if event["event"] == "checkpoint"]
+    assert [event["global_step"] for event in told] == [4, 8, 12, 16, 20, 24]
+    assert all(0 <= event["stalled_s"] <= event["took_s"] for event in told)
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_the_number_of_workers_does_not_change_the_training(
     tones: Path, whole_run: RunConfig, tmp_path: Path, world_size: int

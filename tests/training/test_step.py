@@ -13,7 +13,8 @@ from jasper_ray.data.batch import Batch
 from jasper_ray.model.convolution import set_convolution_method
 from jasper_ray.model.jasper import Jasper
 from jasper_ray.training.ema import WeightAverage
-from jasper_ray.training.step import TrainStep, build_optimizer
+from jasper_ray.training.optimizers import build_optimizer
+from jasper_ray.training.step import TrainStep
 from jasper_ray.training.world import World
 
 
