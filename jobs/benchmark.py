@@ -57,7 +57,13 @@ def _train(arguments: argparse.Namespace) -> Mapping[str, Any]:
         sizes = [tuple(case for case in cases if case.batch_size == size) for size in arguments.batch_sizes]
         return about | {"beside_yardstick": [measure_beside_yardstick(of_size, **settings) for of_size in sizes]}
     benchmark = TrainingBenchmark(
-        cases, tuple(arguments.devices), arguments.steps, arguments.warmup, arguments.threads, device
+        cases,
+        tuple(arguments.devices),
+        arguments.steps,
+        arguments.warmup,
+        arguments.threads,
+        device,
+        None if arguments.peak_tflops is None else 1e12 * arguments.peak_tflops,
     )
     say = partial(console.print, markup=False, highlight=False)
     return about | {"steps": measure_training(benchmark, say)}

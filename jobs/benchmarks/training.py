@@ -1,8 +1,10 @@
 """The training benchmark: steps on utterances padded to one duration, over batch sizes and numbers of devices.
 
 What NVIDIA's `train_benchmark` measures: step latencies, sequences per second and their growth with the devices (weak
-scaling), here with the share of the device's arithmetic that goes into the model. Features are noise (they cost a model
-the same) and lie on the device, so that nothing but the step is timed. Needs no Ray: processes are torch's own.
+scaling); and the share of the device's arithmetic that goes into the model, of the time outside convolutions and of the
+time that a GPU is idle. Latencies wait for each step's loss; sequences per second are those of steps that follow each
+other as in training, where nothing waits. Features are noise (they cost a model the same) and lie on the device, so
+that nothing but the step is timed. Needs no Ray: processes are torch's own.
 """
 
 import argparse
@@ -28,13 +30,16 @@ from jasper_ray.model.convolution import METHODS, Method, set_convolution_method
 from jasper_ray.model.jasper import Jasper
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.training.ema import WeightAverage
-from jasper_ray.training.step import TrainStep, build_optimizer
+from jasper_ray.training.figures import PendingStep, read_steps
+from jasper_ray.training.optimizers import build_optimizer
+from jasper_ray.training.step import TrainStep
 from jasper_ray.training.world import World
 from jobs.benchmarks.arithmetic import products_per_s, step_flops
+from jobs.benchmarks.batches import Shape, make_batch
+from jobs.benchmarks.profile import step_shares
 
 FEATURES, TEXT = FeatureConfig(), TextConfig()
 BLANK = Alphabet(TEXT.alphabet).blank
-LETTERS_PER_S = 14
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -51,11 +56,13 @@ class Case:
     precision: Precision = "fp32"
     method: Method = "auto"
     ema_decay: float = 0.999
+    packed: bool = False
+    """Rows that hold several utterances, `seconds` long on the average; `batch_size` of them would fill the rows."""
 
     @property
     def name(self) -> str:
         """As it stands in a table."""
-        return f"{self.precision}, {self.method}"
+        return f"{self.precision}, {self.method}" + (", packed" if self.packed else "")
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class TrainingBenchmark:
     """Of a CPU device."""
     device: str
     """`cpu` or `cuda`."""
+    peak_flop_per_s: float | None = None
+    """What utilisation is a share of; None measures it."""
 
 
 def measure_training(benchmark: TrainingBenchmark, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -84,27 +93,34 @@ def measure_training(benchmark: TrainingBenchmark, say: Callable[[str], None]) -
             rows.append(figures)
             say(
                 f"{num_devices} x {case.batch_size} x {case.seconds:g} s, {case.name}:"
-                f" {1e3 * figures['step_s']['mean']:,.0f} ms, {figures['sequences_per_s']:.2f} sequences/s,"
-                f" utilisation {figures['utilisation']:.0%}"
+                f" {1e3 * figures['queued_step_s']:,.0f} ms, {figures['sequences_per_s']:.2f} sequences/s,"
+                f" utilisation {figures['utilisation']:.0%}, outside convolutions {figures['outside_convolutions']:.0%}"
+                + ("" if figures["device_idle"] is None else f", idle {figures['device_idle']:.1%}")
             )
     return rows
 
 
 def _describe(case: Case, measured: Mapping[str, Any], num_devices: int) -> dict[str, Any]:
     seconds = measured["step_s"]
-    mean = statistics.fmean(seconds)
-    flops = step_flops(case.model, num_mels=FEATURES.num_mels, num_labels=BLANK + 1, seconds=case.seconds)
+    per_s = 1 / measured["queued_step_s"]
+    flops = step_flops(case.model, num_mels=FEATURES.num_mels, num_labels=BLANK + 1, seconds=1.0) * measured["audio_s"]
     return {
         "devices": num_devices,
         "batch_size": case.batch_size,
         "seconds": case.seconds,
+        "packed": case.packed,
+        "utterances": measured["utterances"],
+        "audio_s": measured["audio_s"],
         "precision": case.precision,
         "convolution": case.method,
-        "step_s": {"mean": mean, **percentiles(seconds)},
-        "sequences_per_s": num_devices * case.batch_size / mean,
-        "flop_per_s": case.batch_size * flops / mean,
+        "step_s": {"mean": statistics.fmean(seconds), **percentiles(seconds)},
+        "queued_step_s": measured["queued_step_s"],
+        "sequences_per_s": num_devices * measured["utterances"] * per_s,
+        "flop_per_s": flops * per_s,
         "device_flop_per_s": measured["device_flop_per_s"],
-        "utilisation": case.batch_size * flops / mean / measured["device_flop_per_s"],
+        "utilisation": flops * per_s / measured["device_flop_per_s"],
+        "outside_convolutions": measured["outside_convolutions"],
+        "device_idle": measured["device_idle"],
         "peak_memory_gb": measured["peak_memory_gb"],
     }
 
@@ -145,11 +161,14 @@ def _measure_case(case: Case, benchmark: TrainingBenchmark, world: World) -> dic
     if world.device.type == "cpu":
         torch.set_num_threads(benchmark.threads)
     with tf32_allowed(case.precision == "tf32"):
-        rate = products_per_s(world.device, DTYPES[case.precision])
-        run = make_step(case, world)
-        seconds = [_timed(run, number) for number in range(benchmark.warmup + benchmark.steps)][benchmark.warmup :]
+        rate = benchmark.peak_flop_per_s or products_per_s(world.device, DTYPES[case.precision])
+        step = CaseStep(case, world)
+        seconds = [_timed(step.run, number) for number in range(benchmark.warmup + benchmark.steps)]
+        seconds, queued_s = seconds[benchmark.warmup :], step.queued(benchmark.steps)
+        shares = step_shares(step.queue, steps=min(benchmark.steps, 3), step_s=queued_s, device=world.device)
     memory = torch.cuda.max_memory_allocated(world.device) / 1e9 if world.device.type == "cuda" else None
-    return {"step_s": seconds, "device_flop_per_s": rate, "peak_memory_gb": memory}
+    measured = {"step_s": seconds, "queued_step_s": queued_s, "device_flop_per_s": rate, "peak_memory_gb": memory}
+    return {**measured, **shares, "utterances": len(step.batch.indices), "audio_s": step.batch.audio_s}
 
 
 def _timed(run: Callable[[int], float], number: int) -> float:
@@ -175,47 +194,59 @@ def tf32_allowed(allowed: bool) -> Iterator[None]:
 def make_case_model(case: Case) -> Jasper:
     """The same weights for every way to train."""
     torch.manual_seed(0)
-    model = build_model(case.model, FEATURES, TEXT)
+    config = case.model.model_copy(update={"batch_norm_padding": "exclude"}) if case.packed else case.model
+    model = build_model(config, FEATURES, TEXT)
     set_convolution_method(model, case.method)
     return model
 
 
-def make_batch(case: Case, *, rank: int = 0) -> Batch:
-    """Noise and letters of the padded duration, other ones on every rank."""
-    generator = torch.Generator().manual_seed(rank)
-    frames = round(case.seconds / FEATURES.hop_s)
-    padded = -(-frames // FEATURES.pad_to_multiple) * FEATURES.pad_to_multiple
-    features = torch.randn(case.batch_size, FEATURES.num_mels, padded, generator=generator)
-    features[..., frames:] = 0
-    num_labels = max(1, int(LETTERS_PER_S * case.seconds))
-    return Batch(
-        features=features,
-        feature_lengths=torch.full((case.batch_size,), frames),
-        labels=torch.randint(0, BLANK, (case.batch_size, num_labels), generator=generator),
-        label_lengths=torch.full((case.batch_size,), num_labels),
-        indices=tuple(range(case.batch_size)),
-        audio_s=case.batch_size * case.seconds,
-        longest=frames,
-    )
+def make_case_batch(case: Case, *, rank: int = 0) -> Batch:
+    """What a device is given in every step; other noise on every rank."""
+    return make_batch(Shape(case.batch_size, case.seconds, case.packed), FEATURES, blank=BLANK, rank=rank)
+
+
+class CaseStep:
+    """Steps of a case on this process's device."""
+
+    def __init__(self, case: Case, world: World) -> None:
+        model = make_case_model(case).to(world.device)
+        given = make_case_batch(case, rank=world.rank)
+        # Lengths stay with the host, as a loader's do.
+        lengths = {"feature_lengths": given.feature_lengths, "label_lengths": given.label_lengths}
+        self.batch = replace(given.to(world.device), **lengths)
+        self._world = world
+        self._utterances = round(float(world.sum(torch.tensor(float(len(given.indices)), device=world.device))))
+        self._step = TrainStep(
+            model,
+            build_optimizer(model, OptimizerConfig()),
+            WeightAverage(model, decay=case.ema_decay) if case.ema_decay else None,
+            world=world,
+            config=TrainingConfig(precision=case.precision),
+            blank=BLANK,
+            seed=0,
+        )
+
+    def queue(self, number: int) -> PendingStep:
+        """Make a step without waiting for a GPU."""
+        return self._step.start(
+            [self.batch], [self._world.rank], global_step=number, num_utterances=self._utterances, lr=1e-4
+        )
+
+    def run(self, number: int) -> float:
+        """Make a step and wait for its loss."""
+        return read_steps([self.queue(number)], self._world)[0].loss
+
+    def queued(self, steps: int) -> float:
+        """Seconds of a step where nothing asks the device before the last one."""
+        started_s = time.perf_counter()
+        pending = [self.queue(number) for number in range(steps)]
+        read_steps(pending, self._world)
+        return (time.perf_counter() - started_s) / steps
 
 
 def make_step(case: Case, world: World) -> Callable[[int], float]:
     """A function that makes the step of a number and gives its loss."""
-    model = make_case_model(case).to(world.device)
-    batch = make_batch(case, rank=world.rank).to(world.device)
-    precision = "fp32" if case.precision == "tf32" else case.precision
-    average = WeightAverage(model, decay=case.ema_decay) if case.ema_decay else None
-    step = TrainStep(
-        model,
-        build_optimizer(model, OptimizerConfig()),
-        average,
-        world=world,
-        config=TrainingConfig(precision=precision),
-        blank=BLANK,
-        seed=0,
-    )
-    utterances = world.size * case.batch_size
-    return lambda number: step.run([batch], [world.rank], global_step=number, num_utterances=utterances, lr=1e-4).loss
+    return CaseStep(case, world).run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -226,6 +257,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=int, metavar="R", help="sub-blocks per block instead of the preset's, e.g. 1")
     sizes = [32, 64] if on_gpu else [8]
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=sizes, help=f"per device (default {sizes})")
+    parser.add_argument(
+        "--packed", type=float, nargs="?", const=12.3, metavar="MEAN_S",
+        help="also packed rows, with as many utterances of this mean as fill them (12.3; a GPU's default)",
+        default=12.3 if on_gpu else None,
+    )  # fmt: skip
+    parser.add_argument("--peak-tflops", type=float, help="utilisation is a share of this (default: what is measured)")
     parser.add_argument("--devices", type=int, nargs="+", default=[1], help="numbers of devices (default 1)")
     parser.add_argument("--seconds", type=float, default=16.7, help="utterances are padded to this (default 16.7)")
     precisions = ["tf32", "fp16", "bf16"] if on_gpu else ["bf16"]
@@ -257,9 +294,13 @@ def cases_of(arguments: argparse.Namespace) -> tuple[Case, ...]:
         blocks = tuple(block.model_copy(update={"repeat": arguments.repeat}) for block in blocks)
     model = ModelConfig(preset=None, blocks=blocks)
     first = Case(model, arguments.batch_sizes[0], arguments.seconds)
+    kinds = [first]
+    if arguments.packed is not None and not (arguments.peers or arguments.layer):
+        kinds.append(replace(first, seconds=arguments.packed, packed=True))
     return tuple(
-        replace(first, batch_size=batch_size, precision=precision, method=method)
+        replace(kind, batch_size=batch_size, precision=precision, method=method)
         for batch_size in arguments.batch_sizes
         for precision in arguments.precisions
         for method in arguments.methods
+        for kind in kinds
     )

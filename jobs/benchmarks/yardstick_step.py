@@ -15,7 +15,16 @@ from jasper_ray.model.convolution import Convolution, Method
 from jasper_ray.model.ctc import ctc_losses
 from jasper_ray.training.world import World
 from jobs.benchmarks.timing import Run, Work, run_in_turn
-from jobs.benchmarks.training import BLANK, DTYPES, FEATURES, Case, make_batch, make_case_model, make_step, tf32_allowed
+from jobs.benchmarks.training import (
+    BLANK,
+    DTYPES,
+    FEATURES,
+    Case,
+    make_case_batch,
+    make_case_model,
+    make_step,
+    tf32_allowed,
+)
 
 YARDSTICK = "yardstick, eager fp32"
 LAYER_ERRORS = ("error_output", "error_input_gradient", "error_weight_gradient")
@@ -80,7 +89,7 @@ def _yardstick(case: Case) -> YardstickJasper:
 
 
 def _yardstick_step(case: Case, device: torch.device) -> Work:
-    model, batch = _yardstick(case).to(device), make_batch(case).to(device)
+    model, batch = _yardstick(case).to(device), make_case_batch(case).to(device)
     optimizer = YardstickNovograd(model.parameters(), 1e-4)
 
     def work(_: int) -> float:
@@ -95,7 +104,7 @@ def step_errors(case: Case, device: torch.device) -> dict[str, float]:
     """Relative errors of loss and of the whole gradient against the yardstick's in fp32, without dropout."""
     blocks = tuple(block.model_copy(update={"dropout": 0.0}) for block in case.model.resolved_blocks)
     case = replace(case, model=ModelConfig(preset=None, blocks=blocks))
-    batch = make_batch(case).to(device)
+    batch = make_case_batch(case).to(device)
     reference, ours = _yardstick(case).to(device), make_case_model(case).to(device).train()
     dtype = DTYPES[case.precision]
 

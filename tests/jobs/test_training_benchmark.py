@@ -10,7 +10,15 @@ from jasper_ray.config.model import ModelConfig
 from jasper_ray.errors import ConfigError
 from jasper_ray.model.jasper import Jasper, num_parameters
 from jobs.benchmarks.arithmetic import forward_flops, step_flops
-from jobs.benchmarks.training import TrainingBenchmark, add_arguments, cases_of, measure_training, percentiles
+from jobs.benchmarks.profile import is_product
+from jobs.benchmarks.training import (
+    TrainingBenchmark,
+    add_arguments,
+    cases_of,
+    make_case_batch,
+    measure_training,
+    percentiles,
+)
 from jobs.benchmarks.yardstick_step import LAYER_ERRORS, YARDSTICK, measure_beside_yardstick, measure_layer
 
 
@@ -78,7 +86,8 @@ def test_steps_are_measured_with_their_rate_and_utilisation() -> None:
     benchmark = TrainingBenchmark((SMALL,), (1,), steps=2, warmup=1, threads=1, device="cpu")
     said: list[str] = []
     (row,) = measure_training(benchmark, said.append)
-    assert row["sequences_per_s"] == pytest.approx(2 / row["step_s"]["mean"])
+    assert row["sequences_per_s"] == pytest.approx(2 / row["queued_step_s"])
+    assert 0 < row["outside_convolutions"] < 1 and row["device_idle"] is None
     assert row["utilisation"] == pytest.approx(row["flop_per_s"] / row["device_flop_per_s"])
     assert 0 < row["utilisation"] < 2 and row["weak_scaling"] == 1
     assert len(said) == 1 and "1 x 2 x 1 s, fp32, auto" in said[0]
@@ -109,3 +118,26 @@ def test_a_layer_is_measured_by_every_method_with_its_errors() -> None:
     for name, row in figures.items():
         least, most = (0, 1e-5) if name.startswith("fp32") else (1e-4, 1e-2)
         assert all(least < row[error] < most for error in LAYER_ERRORS)
+
+
+def test_packed_rows_hold_utterances_of_the_mean_that_was_asked_for_and_count_as_what_they_are() -> None:
+    padded, packed = cases_of(
+        arguments(
+            *("--first-blocks", "2", "--repeat", "1", "--batch-sizes", "8", "--seconds", "2", "--packed", "1.5"),
+            *("--precisions", "fp32"),
+        )
+    )
+    assert (padded.packed, padded.seconds, packed.packed, packed.name) == (False, 2, True, "fp32, auto, packed")
+    batch = make_case_batch(packed)
+    assert batch.audio_s / len(batch.indices) == pytest.approx(1.5, rel=0.25)
+    assert batch.features.shape[2] * 0.01 * len(batch.features) == pytest.approx(8 * (1.5 + 0.56), rel=0.2)
+    assert batch.features.shape[0] < len(batch.indices) and batch.places is not None
+    benchmark = TrainingBenchmark((packed,), (1,), steps=1, warmup=0, threads=1, device="cpu", peak_flop_per_s=1e12)
+    (row,) = measure_training(benchmark, lambda line: None)
+    assert row["utterances"] == len(batch.indices) and row["audio_s"] == batch.audio_s
+    assert row["utilisation"] == pytest.approx(row["flop_per_s"] / 1e12)
+
+
+def test_products_are_told_from_what_surrounds_them() -> None:
+    assert all(is_product(name) for name in ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::bmm"))
+    assert not any(is_product(name) for name in ("aten::native_batch_norm", "aten::_ctc_loss", "aten::mul"))
