@@ -26,6 +26,7 @@ from jasper_ray.config.schema import ClusterConfig, RunConfig
 from jasper_ray.data.interference import read_recordings
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.errors import CapacityError
+from jasper_ray.observe.reporters import check_reporters
 from jasper_ray.storage import object_store
 from jasper_ray.storage.clients import environment
 from jasper_ray.training.assembly import read_datasets, select_for
@@ -156,6 +157,7 @@ def check_run(config: RunConfig) -> None:
     Raises:
         JasperRayError: Data or cluster do not allow the run; says which and what to do.
     """
+    check_reporters(config)
     select_for(config)  # what is wrong with the data is said now, not by every worker
     if config.data.evaluation:
         read_datasets(config.data.evaluation, key="data.evaluation")

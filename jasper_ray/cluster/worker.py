@@ -14,6 +14,7 @@ from jasper_ray.config.schema import RunConfig
 from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.torch_loader import TorchLoader
+from jasper_ray.observe.reporters import build_reporters
 from jasper_ray.training.assembly import train_run
 from jasper_ray.training.report import EventKind, Reporter
 from jasper_ray.training.world import World
@@ -44,7 +45,7 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     reporters: list[Reporter] = [RayTrainReporter()]
     if world.is_first:
-        reporters.append(BoardReporter(arguments["board"]))
+        reporters += [BoardReporter(arguments["board"]), *build_reporters(config)]
     return train_run(
         config, world=world, make_loader=lambda: make_loader(config.features, config.loader), reporters=reporters
     )

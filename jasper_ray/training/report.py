@@ -12,6 +12,8 @@ logger = logging.getLogger(__name__)
 
 EventKind = Literal["start", "progress", "sample", "utterances", "evaluation", "checkpoint", "warning", "end"]
 LOG_FILE = "log.jsonl"
+PUT_AT: tuple[EventKind, ...] = ("evaluation", "checkpoint", "end")
+"""When files of an object store are put."""
 
 
 class Reporter(Protocol):
@@ -33,6 +35,34 @@ class Reporters:
             reporter.report(kind, values)
 
 
+class LineFile:
+    """A text file that grows by lines: on a disk one by one, on an object store it is put as a whole now and then.
+
+    Args:
+        uri: The file.
+        lines: What it begins with; an older file of that name goes.
+    """
+
+    def __init__(self, uri: str, lines: Sequence[str]) -> None:
+        self._uri = uri
+        self._local = object_store.is_local(uri)
+        self._lines = list(lines)
+        self._put()
+
+    def append(self, line: str, *, put: bool) -> None:
+        """Add a line; `put` says that it is time to put the file where it is not on a disk."""
+        if self._local:
+            with object_store.local_path(self._uri).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            return
+        self._lines.append(line)
+        if put:
+            self._put()
+
+    def _put(self) -> None:
+        object_store.write_bytes(self._uri, "".join(line + "\n" for line in self._lines).encode())
+
+
 class RunLog:
     """`log.jsonl` in the run's folder: one event a line, the same file again after a resume.
 
@@ -46,25 +76,12 @@ class RunLog:
     """
 
     def __init__(self, output: str, *, resume_step: int) -> None:
-        self._uri = object_store.join(output, LOG_FILE)
-        self._local = object_store.is_local(output)
         kept = [line for line in read_log(output) if _global_step(line) <= resume_step] if resume_step else []
-        self._lines = [json.dumps(line) for line in kept]
-        self._put()
+        self._file = LineFile(object_store.join(output, LOG_FILE), [json.dumps(line) for line in kept])
 
     def report(self, kind: EventKind, values: Mapping[str, object]) -> None:
         """Append one event."""
-        line = json.dumps({"event": kind, **values})
-        if self._local:
-            with object_store.local_path(self._uri).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-            return
-        self._lines.append(line)
-        if kind in ("evaluation", "checkpoint", "end"):
-            self._put()
-
-    def _put(self) -> None:
-        object_store.write_bytes(self._uri, "".join(line + "\n" for line in self._lines).encode())
+        self._file.append(json.dumps({"event": kind, **values}), put=kind in PUT_AT)
 
 
 def read_log(output: str) -> list[dict[str, object]]:
