@@ -35,7 +35,7 @@ def exchanging_gradients(model: nn.Module, world: World, config: GradientsConfig
             start_powerSGD_iter=config.powersgd_start_step,
         )
         parallel.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
-        parallel.jasper_powersgd = state
+        parallel.jasper_powersgd = state  # type: ignore[assignment]
     elif config.compression != "none":
         hooks = {"bf16": _bf16_hook, "fp16": default_hooks.fp16_compress_hook}
         parallel.register_comm_hook(None, hooks[config.compression])
@@ -50,7 +50,10 @@ def forget_errors(parallel: nn.Module) -> None:
             carried.clear()
 
 
-def _bf16_hook(group: dist.ProcessGroup, bucket: dist.GradBucket) -> Future[Tensor]:
+def _bf16_hook(
+    group: dist.ProcessGroup,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> Future[Tensor]:
     """Torch's own, which DDP refuses by its name where the backend is not NCCL, though gloo sums bf16 too."""
     return default_hooks.bf16_compress_hook(group, bucket)
 
