@@ -104,6 +104,9 @@ def _start_lines(values: Mapping[str, Any]) -> list[str]:
     if infeasible or values["left_out_too_short"] or values["left_out_too_long"]:
         names = f" ({', '.join(infeasible[:5])}{', …' if len(infeasible) > 5 else ''})" if infeasible else ""
         lines.append(f"left out: {', '.join(left_out)}, {len(infeasible)} too short for their transcripts{names}")
+    if probe := values.get("memory_probe"):
+        memory = f", {probe['memory_gb']:.1f} GB" if "memory_gb" in probe else ""
+        lines.append(f"largest micro-batch: {probe['microbatch']}, tried in {probe['took_s']:.1f} s{memory}")
     if values["resumed_from"]:
         lines.append(f"resumed at step {values['global_step']} from {values['resumed_from']}")
     return lines

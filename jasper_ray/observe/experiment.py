@@ -1,6 +1,8 @@
 """A run at Weights & Biases or MLflow: their names for what `log.jsonl` holds, nothing more."""
 
 import hashlib
+import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,12 @@ from typing import Any
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.observe.scalars import scalars, step_of
 from jasper_ray.storage import object_store
-from jasper_ray.training.report import EventKind
+from jasper_ray.training.report import EventKind, Reporter
+
+logger = logging.getLogger(__name__)
+
+PARAMS_AT_ONCE = 100
+"""MLflow's limit."""
 
 
 def flat_config(config: RunConfig) -> dict[str, Any]:
@@ -29,6 +36,26 @@ def flat_config(config: RunConfig) -> dict[str, Any]:
 def run_id(config: RunConfig) -> str:
     """The same for every job of a run, so that a resumed one goes on in the same curve."""
     return hashlib.sha256(object_store.absolute(config.output).encode()).hexdigest()[:16]
+
+
+class Shielded:
+    """A reporter whose failures are told and do not end the run: a server elsewhere may be away.
+
+    Args:
+        reporter: Hears every event.
+        name: Who it is, in warnings.
+    """
+
+    def __init__(self, reporter: Reporter, *, name: str) -> None:
+        self._reporter = reporter
+        self._name = name
+
+    def report(self, kind: EventKind, values: Mapping[str, object]) -> None:
+        """Pass one event on."""
+        try:
+            self._reporter.report(kind, values)
+        except Exception as error:
+            logger.warning("%s did not take the event %r of step %d: %s", self._name, kind, step_of(values), error)
 
 
 class WandbReporter:
@@ -73,8 +100,10 @@ class MlflowReporter:
     """
 
     def __init__(self, config: RunConfig, *, uri: str) -> None:
+        from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
 
+        self._make_metric = Metric
         self._client = MlflowClient(tracking_uri=uri)
         name, key = config.logs.mlflow_experiment, run_id(config)
         experiment = self._client.get_experiment_by_name(name)
@@ -86,12 +115,15 @@ class MlflowReporter:
             return
         run = self._client.create_run(experiment_id, run_name=config.name, tags={"jasper_run": key})
         self._id = run.info.run_id
-        for knob, value in flat_config(config).items():
-            self._client.log_param(self._id, knob, str(value)[:500])
+        params = [Param(knob, str(value)[:500]) for knob, value in flat_config(config).items()]
+        for first in range(0, len(params), PARAMS_AT_ONCE):
+            self._client.log_batch(self._id, params=params[first : first + PARAMS_AT_ONCE])
 
     def report(self, kind: EventKind, values: Mapping[str, object]) -> None:
         """Take one event."""
-        for name, value in scalars(kind, values):
-            self._client.log_metric(self._id, name, value, step=step_of(values))
+        now_ms, step = int(time.time() * 1000), step_of(values)
+        metrics = [self._make_metric(name, value, now_ms, step) for name, value in scalars(kind, values)]
+        if metrics:  # one request for all
+            self._client.log_batch(self._id, metrics=metrics)
         if kind == "end":
             self._client.set_terminated(self._id)

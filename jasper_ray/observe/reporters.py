@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.errors import ConfigError
 from jasper_ray.observe.dllogger import DLLoggerFile
-from jasper_ray.observe.experiment import MlflowReporter, WandbReporter
+from jasper_ray.observe.experiment import MlflowReporter, Shielded, WandbReporter
 from jasper_ray.observe.tensorboard import TensorBoardReporter
 from jasper_ray.training.report import Reporter
 
@@ -23,9 +23,9 @@ def build_reporters(config: RunConfig) -> list[Reporter]:
     if logs.dllogger:
         reporters.append(DLLoggerFile(config))
     if logs.wandb_project is not None:
-        reporters.append(WandbReporter(config, project=logs.wandb_project))
+        reporters.append(Shielded(WandbReporter(config, project=logs.wandb_project), name="Weights & Biases"))
     if logs.mlflow_uri is not None:
-        reporters.append(MlflowReporter(config, uri=logs.mlflow_uri))
+        reporters.append(Shielded(MlflowReporter(config, uri=logs.mlflow_uri), name="MLflow"))
     return reporters
 
 

@@ -5,7 +5,7 @@ from run_events import EVENTS, tell
 
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.errors import ConfigError
-from jasper_ray.observe.experiment import MlflowReporter, WandbReporter, flat_config, run_id
+from jasper_ray.observe.experiment import MlflowReporter, Shielded, WandbReporter, flat_config, run_id
 from jasper_ray.observe.reporters import build_reporters, check_reporters
 from jasper_ray.observe.tensorboard import TensorBoardReporter
 
@@ -66,3 +66,12 @@ def test_reporters_are_those_of_the_config(tmp_path: Path) -> None:
     assert build_reporters(config_of(tmp_path, tensorboard=False)) == []
     board, log = build_reporters(config_of(tmp_path, dllogger=True))
     assert isinstance(board, TensorBoardReporter) and (tmp_path / "nvlog.json").exists() and log is not board
+
+
+def test_a_server_that_is_away_is_told_of_and_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    class Away:
+        def report(self, kind: str, values: object) -> None:
+            raise ConnectionError("refused")
+
+    tell(Shielded(Away(), name="MLflow"), EVENTS[:2])
+    assert "MLflow did not take the event 'progress' of step 1: refused" in caplog.text
