@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from run_events import progress, tell
 from tensorboardX.proto.event_pb2 import Event
 
@@ -52,3 +53,22 @@ def test_a_resume_tells_tensorboard_to_forget_the_steps_that_are_made_again(tmp_
     tell(resumed, [("start", {"global_step": 2}), progress(2, 1), ("end", {"global_step": 3})])
     starts = [event.step for event in events(tmp_path / "tensorboard") if event.session_log.status == 1]
     assert starts == [3]
+
+
+def test_on_an_object_store_files_are_put_at_evaluations_checkpoints_and_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: dict[str, bytes] = {}
+    sizes: list[int] = []
+
+    def upload(local: Path, uri: str) -> None:
+        stored[uri] = local.read_bytes()
+        sizes.append(len(stored[uri]))
+
+    monkeypatch.setattr("jasper_ray.observe.tensorboard.object_store.upload_file", upload)
+    tell(TensorBoardReporter("s3://bucket/run"))
+    ((uri, content),) = stored.items()
+    assert uri.startswith("s3://bucket/run/tensorboard/events.out.tfevents.")
+    assert len(sizes) == 5 and sizes == sorted(sizes)  # two evaluations, a checkpoint, the end and the closing
+    (tmp_path / "events.out").write_bytes(content)
+    assert scalars(tmp_path)["evaluation/wer", 4] == 0.25
