@@ -160,6 +160,8 @@ def _process(rank: int, case: Case, benchmark: TrainingBenchmark, num_devices: i
 def _measure_case(case: Case, benchmark: TrainingBenchmark, world: World) -> dict[str, Any]:
     if world.device.type == "cpu":
         torch.set_num_threads(benchmark.threads)
+    else:
+        torch.cuda.reset_peak_memory_stats(world.device)
     with tf32_allowed(case.precision == "tf32"):
         rate = benchmark.peak_flop_per_s or products_per_s(world.device, DTYPES[case.precision])
         step = CaseStep(case, world)
@@ -167,6 +169,8 @@ def _measure_case(case: Case, benchmark: TrainingBenchmark, world: World) -> dic
         seconds, queued_s = seconds[benchmark.warmup :], step.queued(benchmark.steps)
         shares = step_shares(step.queue, steps=min(benchmark.steps, 3), step_s=queued_s, device=world.device)
     memory = torch.cuda.max_memory_allocated(world.device) / 1e9 if world.device.type == "cuda" else None
+    if world.size > 1:  # what workers exchange is no operator of torch's
+        shares["device_idle"] = None
     measured = {"step_s": seconds, "queued_step_s": queued_s, "device_flop_per_s": rate, "peak_memory_gb": memory}
     return {**measured, **shares, "utterances": len(step.batch.indices), "audio_s": step.batch.audio_s}
 
