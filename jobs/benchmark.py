@@ -3,12 +3,14 @@
 `loader`: reading, features, positions and waiting, beside other projects where they are installed (`make bench-peers`).
 `dataset`: loaders and training steps on a prepared dataset. Without either: both. Needs no Ray.
 `train`: steps on utterances of one duration, over batch sizes, devices, precisions; beside NVIDIA's computation.
+`inference`: latencies over batch sizes and durations, as NVIDIA's inference_benchmark; beside NVIDIA's computation.
+`features`: features and greedy decoding beside NVIDIA's code.
 `serve`: what batching and HTTP cost a request, around a model that only waits.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ import torch
 
 from jasper_ray.config.files import load_run_config
 from jobs.benchmarks.dataset import DatasetBenchmark, measure_dataset
+from jobs.benchmarks.hearing import measure_features, measure_greedy
+from jobs.benchmarks.inference import add_inference_arguments, inference_benchmark_of, measure_inference
 from jobs.benchmarks.loader import LoaderBenchmark, measure_loading
 from jobs.benchmarks.report import write_report
 from jobs.benchmarks.serving import SchedulerBenchmark, measure_scheduler
@@ -46,8 +50,7 @@ def _dataset(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 def _train(arguments: argparse.Namespace) -> Mapping[str, Any]:
     cases, device = cases_of(arguments), "cuda" if torch.cuda.is_available() else "cpu"
-    about = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__}
-    about["command"] = " ".join(["python -m jobs.benchmark", *sys.argv[1:]])
+    about = _about()
     if arguments.layer or arguments.peers:
         from jobs.benchmarks.yardstick_step import measure_beside_yardstick, measure_layer
 
@@ -67,6 +70,25 @@ def _train(arguments: argparse.Namespace) -> Mapping[str, Any]:
     )
     say = partial(console.print, markup=False, highlight=False)
     return about | {"steps": measure_training(benchmark, say)}
+
+
+def _about() -> dict[str, Any]:
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "command": " ".join(["python -m jobs.benchmark", *sys.argv[1:]]),
+    }
+
+
+def _inference(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    say = partial(console.print, markup=False, highlight=False)
+    return {**_about(), **measure_inference(inference_benchmark_of(arguments), say)}
+
+
+def _features(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    torch.set_num_threads(arguments.threads)
+    return {**_about(), "features": measure_features(), "greedy": measure_greedy()}
 
 
 def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
@@ -93,7 +115,9 @@ def main() -> None:
     """Measure loaders beside those of other projects, and training steps, in turn, in one process."""
     parser = argparse.ArgumentParser(prog="python -m jobs.benchmark", description=main.__doc__)
     parts = parser.add_subparsers(
-        dest="part", metavar="loader | dataset | train | serve", title="parts (default: loader and dataset)"
+        dest="part",
+        metavar="loader | dataset | train | inference | features | serve",
+        title="parts (default: loader and dataset)",
     )
     loader = parts.add_parser("loader", help="reading, features, positions, waiting; beside other projects")
     loader.add_argument("--utterances", type=_positive, default=2000, help="utterances to read (default 2000)")
@@ -109,6 +133,10 @@ def main() -> None:
     dataset.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="knobs of the config")
     train = parts.add_parser("train", help="steps on utterances of one duration: batch sizes, devices, precisions")
     add_arguments(train)
+    inference = parts.add_parser("inference", help="latencies over batch sizes and durations, beside NVIDIA's code")
+    add_inference_arguments(inference)
+    hearing = parts.add_parser("features", help="features and greedy decoding, beside NVIDIA's code")
+    hearing.add_argument("--threads", type=_positive, default=1, help="torch threads (default 1)")
     served = parts.add_parser("serve", help="what batching costs a request; with --http, Ray Serve too")
     served.add_argument("--http", action="store_true", help="also over HTTP, beside an empty Ray Serve deployment")
     served.add_argument(
@@ -122,8 +150,11 @@ def main() -> None:
     if arguments.part is None:
         run_job(partial(_both, loader.parse_args([]), dataset.parse_args([])))
     else:
-        work = {"loader": _loader, "dataset": _dataset, "train": _train, "serve": _serve}[arguments.part]
-        run_job(partial(work, arguments))
+        work: dict[str, Callable[[argparse.Namespace], Mapping[str, Any]]] = {
+            **{"loader": _loader, "dataset": _dataset, "train": _train},
+            **{"inference": _inference, "features": _features, "serve": _serve},
+        }
+        run_job(partial(work[arguments.part], arguments))
 
 
 def _positive(text: str) -> int:

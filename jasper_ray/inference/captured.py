@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class CapturedRunner:
         self._device = device
         self._runner = DirectRunner(folded, device=device, dtype=dtype)
         self._graphs: dict[tuple[int, int], _Graph] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None  # a handle
 
     def capture_all(self, num_mels: int) -> None:
         """Record every bucket, the largest first: the others then need no more memory."""
@@ -82,7 +83,7 @@ class CapturedRunner:
             features = one.staged_features[:num_rows, :, :num_frames]
         one.features[:num_rows, :, :num_frames].copy_(features, non_blocking=True)
         one.copied.record()
-        one.graph.replay()  # type: ignore[no-untyped-call]
+        one.graph.replay()
         return one.log_probs[:num_rows].clone()  # the next graph writes into the same memory
 
     def _graph(self, bucket: tuple[int, int], num_mels: int) -> _Graph:
@@ -95,7 +96,7 @@ class CapturedRunner:
         shape = (num_rows, num_mels, num_frames)
         features = torch.zeros(shape, device=self._device)
         lengths = torch.full((num_rows,), num_frames, device=self._device)
-        side = torch.cuda.Stream(self._device)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # memory, libraries and the choice of kernels: not to be recorded
             for _ in range(RUNS_BEFORE_CAPTURE):
@@ -107,7 +108,8 @@ class CapturedRunner:
             log_probs = self._masked(features, lengths)
         staged_lengths = torch.zeros(num_rows, dtype=torch.int64, pin_memory=True)
         staged = torch.zeros(shape, pin_memory=True), staged_lengths
-        return _Graph(graph, features, lengths, log_probs, *staged, torch.cuda.Event())
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        return _Graph(graph, features, lengths, log_probs, *staged, copied)
 
     def _masked(self, features: Tensor, lengths: Tensor) -> Tensor:
         frames = torch.arange(features.shape[2], device=features.device)

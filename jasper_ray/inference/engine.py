@@ -5,6 +5,7 @@ the frequency domain or by direct convolutions, on a GPU by direct convolutions 
 model, device and precision, never on a batch, so that an utterance is computed in the same way in any company.
 """
 
+import logging
 from typing import Literal
 
 import torch
@@ -21,6 +22,8 @@ Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Method = Literal["auto", "direct", "frequency"]
 WARM_UP_FRAMES = 100
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -48,6 +51,8 @@ class Engine:
             raise ValueError("precision fp16 needs a GPU, got device cpu: use bf16 or fp32")
         if method == "frequency" and on_gpu:
             raise ValueError(f"method frequency is for a CPU, got device {device}: use direct or auto")
+        if precision == "bf16" and not on_gpu and torch.backends.cpu.get_cpu_capability() == "AVX2":
+            log.warning("this CPU has no bf16 arithmetic, fp32 is several times faster on it")
         dtype = DTYPES[precision]
         folded = fold(bundle.model)
         self.method = _fastest(folded, self._device, dtype) if method == "auto" else method

@@ -92,12 +92,12 @@ class FoldedJasper:
 
 
 def fold(model: Jasper) -> FoldedJasper:
-    """Fold a model with its weights of now; arithmetic in float64, results in float32 on the CPU."""
+    """Fold a model with its weights of now; results in float32 on the CPU."""
     encoder = model.encoder
     blocks = []
     for block, layer in zip(encoder.blocks, encoder.layers, strict=True):
-        convs = _fold_chain(layer.sub_blocks)  # type: ignore[arg-type, operator, union-attr]
-        panes = [_fold_chain(pane)[0] for pane in layer.res]  # type: ignore[union-attr, arg-type]
+        convs = _fold_chain(layer.sub_blocks)  # type: ignore[arg-type, union-attr]
+        panes = [_fold_chain(pane)[0] for pane in layer.res]
         residual = None
         if panes:
             residual = torch.cat([pane.weight[:, :, 0] for pane in panes], dim=1)
@@ -124,12 +124,13 @@ def _fold_chain(layers: Sequence[nn.Module]) -> list[FoldedConv]:
 
 
 def _with_batch_norm(conv: FoldedConv, norm: BatchNorm) -> FoldedConv:
+    assert norm.running_mean is not None and norm.running_var is not None
     weight, shift, mean, var = (
         tensor.detach().double().cpu() for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     )
     scale = weight / (var + norm.eps).sqrt()
     return replace(
         conv,
-        weight=(conv.weight.double() * scale[:, None, None]).float(),
+        weight=conv.weight * scale.float()[:, None, None],
         bias=(shift + (conv.bias.double() - mean) * scale).float(),
     )
