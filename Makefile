@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-realpeer check lint bench bench-peers load serve clean
+.PHONY: setup demo test test-slow test-realpeer test-nodes nodes-down check lint bench bench-peers load serve clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,12 @@ test-slow: setup  ## tests that take minutes
 
 test-realpeer: setup  ## against servers from outside PyPI: apt-get install radosgw ceph-mon ceph-osd ceph-common
 	$(BIN)/python -m pytest -m realpeer
+
+test-nodes: setup  ## on machines out of namespaces: root, apt-get install iproute2 iptables openssh-server openssh-client rsync
+	$(BIN)/python -m pytest -m nodes
+
+nodes-down: setup  ## take away the machines that a killed test left
+	$(BIN)/python tests/nodes/machines.py down
 
 lint: setup
 	$(BIN)/ruff check .
