@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.scheduler import ClosedError, OverloadedError
@@ -101,6 +102,8 @@ class AnswerFailures:
 
         try:
             return await self._app(scope, receive, noted)
+        except ClientDisconnect:  # in the middle of its upload: nobody is there to be answered
+            return None
         except Exception as error:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:  # a reply that is half sent can only be cut

@@ -84,3 +84,20 @@ def test_a_body_without_a_stated_length_ends_at_the_limit() -> None:
     scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "server": ("x", 80)}
     asyncio.run(build_api(Echo(), CARD, LIMITS)(scope, endless, send))
     assert sent[0]["status"] == 413 and b"content_too_large" in sent[1]["body"]
+
+
+def test_a_client_that_leaves_during_its_upload_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    sent: list[Message] = []
+
+    async def leaving() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+    for path in ("/v1/audio/transcriptions", "/v2/models/jasper/infer"):
+        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+        scope |= {"http_version": "1.1", "scheme": "http", "server": ("x", 80)}
+        asyncio.run(build_api(Echo(), CARD, LIMITS)(scope, leaving, send))
+    assert sent == [] and "failed" not in caplog.text

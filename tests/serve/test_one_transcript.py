@@ -130,7 +130,8 @@ async def as_events(client: httpx.AsyncClient, utterance: Utterance) -> str:
 async def as_wav_tensor(client: httpx.AsyncClient, utterance: Utterance) -> str:
     headers = {"Inference-Header-Content-Length": "0"}
     reply = await client.post("/v2/models/jasper/infer", content=utterance.encoded, headers=headers)
-    return str(reply.json()["outputs"][0]["data"][0])
+    tensor = reply.content[int(reply.headers["inference-header-content-length"]) :]
+    return tensor[4 : 4 + int.from_bytes(tensor[:4], "little")].decode()
 
 
 async def as_vosk(client: httpx.AsyncClient, utterance: Utterance) -> str:
