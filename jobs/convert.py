@@ -1,4 +1,4 @@
-"""NVIDIA's checkpoints to bundles and back: `python -m jobs.convert CHECKPOINT BUNDLE`."""
+"""NVIDIA's and NeMo's checkpoints to bundles, and back: `python -m jobs.convert CHECKPOINT BUNDLE`."""
 
 import argparse
 import tempfile
@@ -9,7 +9,7 @@ from typing import Any
 
 from jasper_ray.config.model import ModelConfig
 from jasper_ray.config.speech import FeatureConfig, TextConfig
-from jasper_ray.errors import BundleError, CheckpointError
+from jasper_ray.errors import BundleError, CheckpointError, ConfigError
 from jasper_ray.model.bundle import (
     CONFIG_FILE,
     PLAIN_WEIGHTS_FILE,
@@ -20,6 +20,7 @@ from jasper_ray.model.bundle import (
     save_bundle,
 )
 from jasper_ray.model.jasper import num_parameters
+from jasper_ray.model.nemo import is_nemo, read_nemo
 from jasper_ray.model.nvidia import (
     NvidiaCheckpoint,
     preset_of,
@@ -33,8 +34,16 @@ from jobs.entry import run_job
 
 def _import(arguments: argparse.Namespace) -> Mapping[str, Any]:
     source = Path(arguments.source)
-    checkpoint = read_nvidia_checkpoint(source)
-    if arguments.config:
+    if is_nemo(source):
+        checkpoint, model, features, text = read_nemo(source)
+    else:
+        checkpoint = read_nvidia_checkpoint(source)
+    if checkpoint.layout == "nemo":
+        if arguments.config:
+            raise ConfigError("--config is for NVIDIA's checkpoints: a .nemo file has its config inside")
+        if arguments.flavour:
+            features = features.model_copy(update={"flavour": arguments.flavour})
+    elif arguments.config:
         model, features, text = read_nvidia_config(Path(arguments.config), flavour=arguments.flavour)
     else:
         preset = preset_of(checkpoint.weights)
@@ -101,12 +110,13 @@ def _export(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def main() -> None:
-    """Turn a checkpoint of NVIDIA's Jasper or QuartzNet into a bundle, or with --back a bundle into NVIDIA's layout.
+    """Turn a checkpoint of NVIDIA's Jasper or QuartzNet (NeMo's .nemo too) into a bundle, or with --back a bundle into
+    NVIDIA's layout.
 
     Nothing but tensors is unpickled. Averaged weights are the ones deployed; the others are kept beside them.
     """
     parser = argparse.ArgumentParser(prog="python -m jobs.convert", description=main.__doc__)
-    parser.add_argument("source", help="NVIDIA's checkpoint, a local file (with --back: the bundle)")
+    parser.add_argument("source", help="NVIDIA's checkpoint or a .nemo, a local file (with --back: the bundle)")
     parser.add_argument("target", help="folder of the bundle, local or s3:// (with --back: the file to write)")
     parser.add_argument("--config", metavar="FILE", help="NVIDIA's model file, YAML or TOML; unneeded for the presets")
     parser.add_argument(

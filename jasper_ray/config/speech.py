@@ -37,6 +37,8 @@ class FeatureConfig(StrictModel):
     """y[t] = x[t] - preemphasis * x[t-1]; 0 turns it off."""
     dither: float = Field(1e-5, ge=0)
     """Noise added to the training waveform (full scale is 1). Evaluation and serving never add any."""
+    log_floor: float = Field(1e-20, gt=0)
+    """Added to mel energies before the logarithm (`nvidia_dali`: their least value); NeMo's models have 2**-24."""
     normalize: Literal["per_feature", "all_features", "none"] = "per_feature"
     """Mean and deviation removed per utterance: in each mel bin, over all bins, or not at all."""
     pad_to_multiple: int = Field(16, ge=1)

@@ -38,7 +38,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
 from jasper_ray.audio.augment import Mask, dither_noise
-from jasper_ray.audio.filterbank import LOG_FLOOR, STD_FLOOR, Filterbank, padded_window
+from jasper_ray.audio.filterbank import STD_FLOOR, Filterbank, padded_window
 from jasper_ray.config.data import LoaderConfig
 from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.data.batch import Batch, check_length, decode_utterance, make_batch
@@ -300,7 +300,7 @@ class FeatureGraph:
             mel_formula="slaney",
             normalize=True,
         )
-        floored = dali_math.max(mel, LOG_FLOOR) if config.flavour == "nvidia_dali" else mel + LOG_FLOOR
+        floored = dali_math.max(mel, config.log_floor) if config.flavour == "nvidia_dali" else mel + config.log_floor
         return fn.slice(dali_math.log(floored), 0, num_frames, axes=[1])
 
     def _normalized(self, log_mel: Any, num_frames: Any) -> Any:

@@ -122,6 +122,7 @@ def write_triton_repository(bundle: Bundle, folder: Path, precision: ExportPreci
     settings = {
         "hop_samples": features.hop_samples,
         "flavour": features.flavour,
+        "log_floor": features.log_floor,
         "preemphasis": features.preemphasis,
         "normalize": features.normalize,
     }

@@ -18,7 +18,7 @@ from jasper_ray.config.model import PRESETS, ModelConfig, Preset
 from jasper_ray.errors import CheckpointError
 from jasper_ray.model.jasper import Jasper
 
-Layout = Literal["2020", "2021"]
+Layout = Literal["2020", "2021", "nemo"]
 RENAMED = {"jasper_encoder.encoder.": "encoder.layers.", "jasper_decoder.decoder_layers.": "decoder.layers."}
 DROPPED = ("audio_preprocessor.", "acoustic_model.")
 """Of 2019/2020: the mel bank and the window, which follow from the feature settings."""
@@ -46,7 +46,7 @@ def read_nvidia_checkpoint(path: Path) -> NvidiaCheckpoint:
     Raises:
         CheckpointError: The file is damaged, holds objects other than tensors and plain values, or no state dict.
     """
-    content = _load(path)
+    content = load_tensors(path)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         keys = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
@@ -116,20 +116,30 @@ def _encoder_shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in weights.items() if name.startswith("encoder.")}
 
 
-def _load(path: Path) -> Any:
+def load_tensors(path: Path, *, shown: str | None = None) -> Any:
+    """Unpickle a file of tensors and plain containers.
+
+    Args:
+        path: The file.
+        shown: What errors call it instead of `path`.
+
+    Raises:
+        CheckpointError: It holds anything else, is damaged or is not there.
+    """
+    name = shown or str(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist") from error
+        raise CheckpointError(f"{name} does not exist") from error
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"the object {found.group(1)}" if found else "something"
         raise CheckpointError(
-            f"{path} holds {what} that is neither a tensor nor a plain value; it was not run. Save the file again "
+            f"{name} holds {what} that is neither a tensor nor a plain value; it was not run. Save the file again "
             "with state_dict (and ema_state_dict) only, where you trust it"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint, it may be cut short: {error}") from error
+        raise CheckpointError(f"{name} cannot be read as a checkpoint, it may be cut short: {error}") from error
 
 
 def _without_ddp(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-LOG_FLOOR, STD_FLOOR = 1e-20, 1e-5
+STD_FLOOR = 1e-5
 
 
 class TritonPythonModel:
@@ -53,8 +53,8 @@ class TritonPythonModel:
         waveform = np.concatenate([waveform[edge:0:-1], waveform, waveform[-2 : -edge - 2 : -1]])
         frames = np.lib.stride_tricks.sliding_window_view(waveform, size)[::hop][:num_frames]
         power = np.abs(np.fft.rfft(frames * self._window).astype(np.complex64)) ** 2
-        energies = power @ self._mels.T
-        log_mel: np.ndarray = np.log(np.maximum(energies, LOG_FLOOR) if is_dali else energies + LOG_FLOOR).T
+        energies, floor = power @ self._mels.T, settings["log_floor"]
+        log_mel: np.ndarray = np.log(np.maximum(energies, floor) if is_dali else energies + floor).T
         return log_mel
 
     def _normalised(self, log_mel: np.ndarray) -> np.ndarray:
