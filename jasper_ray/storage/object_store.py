@@ -7,16 +7,13 @@ growing pauses; those that stay, and all others, end in a `StorageError` that sa
 said and what to do.
 """
 
-import ctypes
 import io
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable
+from concurrent.futures import wait
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -24,26 +21,15 @@ import pyarrow.fs as pafs
 
 from jasper_ray.errors import StorageError
 from jasper_ray.storage.clients import bucket_of, open_store, store_of
+from jasper_ray.storage.listing import Entry, entry_of, right_in
+from jasper_ray.storage.local_files import on_disk, replace, replacing
 from jasper_ray.storage.retries import retried
+from jasper_ray.storage.uploads import put, upload_threads
 
 Value = TypeVar("Value")
 
 CHUNK_BYTES = 16 << 20
 """Of a download; each is a request of its own and is tried again by itself."""
-PIECE_BYTES = 8 << 20
-"""Read at a time of a file that is uploaded."""
-NUM_UPLOADS = 8
-"""At a time in a process; more wait."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a remote store knows of an object or a folder."""
-
-    is_file: bool
-    num_bytes: int
-    changed_ns: int
-    """Time of the last change; 0 for a folder."""
 
 
 def is_local(uri: str) -> bool:
@@ -74,7 +60,7 @@ def read_bytes(uri: str) -> bytes:
         StorageError: There is no such file, or it cannot be read.
     """
     if is_local(uri):
-        return _local(uri, local_path(uri).read_bytes)
+        return on_disk(uri, local_path(uri).read_bytes)
 
     with io.BytesIO() as target:
         _read_into(uri, target)
@@ -88,12 +74,12 @@ def write_bytes(uri: str, data: bytes) -> None:
         StorageError: It cannot be written.
     """
     if is_local(uri):
-        _local(uri, lambda: _replace(local_path(uri), data))
+        on_disk(uri, lambda: replace(local_path(uri), data))
         return
 
     with tempfile.TemporaryDirectory(prefix="jasper-put-") as folder:
         local = Path(folder) / "object"
-        _local(uri, lambda: local.write_bytes(data))
+        on_disk(uri, lambda: local.write_bytes(data))
         upload_file(local, uri)
 
 
@@ -112,7 +98,7 @@ def size(uri: str) -> int:
         StorageError: There is no such file.
     """
     if is_local(uri):
-        return _local(uri, lambda: local_path(uri).stat().st_size)
+        return on_disk(uri, lambda: local_path(uri).stat().st_size)
     info = _look(uri)
     if info.type != pafs.FileType.File:
         raise StorageError(f"{uri}: there is no such object (store: {store_of(uri)})")
@@ -134,7 +120,7 @@ def look(uri: str) -> Entry | None:
         StorageError: There is no such bucket, or the store does not answer.
     """
     info = _look(uri)
-    return None if info.type == pafs.FileType.NotFound else _entry(info)
+    return None if info.type == pafs.FileType.NotFound else entry_of(info)
 
 
 def list_entries(uri: str, *, recursive: bool) -> dict[str, Entry]:
@@ -145,7 +131,7 @@ def list_entries(uri: str, *, recursive: bool) -> dict[str, Entry]:
     """
     _, path = open_store(uri)
     infos = {info.path[len(path) :].strip("/"): info for info in _infos(uri, recursive=recursive)}
-    return {name: _entry(infos[name]) for name in sorted(infos)}
+    return {name: entry_of(infos[name]) for name in sorted(infos)}
 
 
 def open_object(uri: str) -> "ObjectReader":
@@ -198,7 +184,7 @@ def list_folders(uri: str) -> list[str]:
 def delete_file(uri: str) -> None:
     """Delete a file; no error if there is none."""
     if is_local(uri):
-        _local(uri, lambda: local_path(uri).unlink(missing_ok=True))
+        on_disk(uri, lambda: local_path(uri).unlink(missing_ok=True))
         return
 
     def delete() -> None:
@@ -214,7 +200,7 @@ def delete_tree(uri: str) -> None:
     """Delete a folder and all in it; no error if there is none."""
     if is_local(uri):
         if local_path(uri).exists():
-            _local(uri, lambda: shutil.rmtree(local_path(uri)))
+            on_disk(uri, lambda: shutil.rmtree(local_path(uri)))
         return
 
     def delete() -> None:
@@ -233,7 +219,7 @@ def upload_file(local: Path, uri: str) -> None:
         StorageError: It cannot be read or written.
     """
     if is_local(uri):
-        _local(uri, lambda: _replace(local_path(uri), local))
+        on_disk(uri, lambda: replace(local_path(uri), local))
         return
 
     if not local.is_file():
@@ -241,7 +227,7 @@ def upload_file(local: Path, uri: str) -> None:
 
     def upload() -> None:
         filesystem, path = open_store(uri)
-        upload = _upload_threads().submit(_put, local, filesystem, path)
+        upload = upload_threads().submit(put, local, filesystem, path)
         try:
             upload.result()
         finally:
@@ -260,14 +246,14 @@ def download_file(uri: str, local: Path) -> None:
         StorageError: It cannot be read or written.
     """
     if is_local(uri):
-        _local(uri, lambda: _replace(local, local_path(uri)))
+        on_disk(uri, lambda: replace(local, local_path(uri)))
         return
 
     def download() -> None:
-        with _replacing(local) as unfinished, unfinished.open("wb") as target:
+        with replacing(local) as unfinished, unfinished.open("wb") as target:
             _read_into(uri, target)
 
-    _local(str(local), download)
+    on_disk(str(local), download)
 
 
 def upload_folder(local: Path, uri: str, *, last: str) -> None:
@@ -292,72 +278,8 @@ def download_folder(uri: str, local: Path) -> None:
         download_file(join(uri, name), local / name)
 
 
-def _local(uri: str, work: Callable[[], Value]) -> Value:
-    try:
-        return work()
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{uri}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target` that takes its place at the end of the block, or vanishes after an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    os.close(descriptor)
-    unfinished = Path(name)
-    try:
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.chmod(0o644)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _replace(target: Path, content: bytes | Path) -> None:
-    with _replacing(target) as unfinished:
-        if isinstance(content, Path):
-            shutil.copyfile(content, unfinished)
-        else:
-            unfinished.write_bytes(content)
-
-
 def _remote(uri: str, work: Callable[[], Value]) -> Value:
     return retried(uri, store_of(uri), work)
-
-
-@lru_cache(maxsize=1)
-def _upload_threads() -> ThreadPoolExecutor:
-    # For the whole life of the process: Python loses an interrupt that comes while it cleans up after a thread.
-    return ThreadPoolExecutor(NUM_UPLOADS, "upload")
-
-
-os.register_at_fork(after_in_child=_upload_threads.cache_clear)  # threads do not come along
-
-
-def _put(local: Path, filesystem: pafs.FileSystem, path: str) -> None:
-    """Fill an object from a file, in a thread of its own: Ctrl-C never comes there.
-
-    pyarrow completes a stream that is dropped, so that an interrupt between two writes would leave a cut object under
-    the final name. `pyarrow.fs.copy_files` knows no interrupts, but takes failed uploads for successful ones.
-    """
-    with local.open("rb") as source:
-        stream = filesystem.open_output_stream(path, compression=None)  # else by name: it would gzip a .gz again
-        while True:
-            try:
-                piece = source.read(PIECE_BYTES)
-            except OSError:
-                # For ever: dropping the stream, be it at the end of the process, would put what it has.
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
-                raise
-            if not piece:
-                break
-            stream.write(piece)
-        stream.close()
 
 
 def _look(uri: str) -> pafs.FileInfo:
@@ -452,24 +374,9 @@ def _infos(uri: str, *, recursive: bool) -> list[pafs.FileInfo]:
         everything = recursive or isinstance(filesystem, pafs.GcsFileSystem)
         selector = pafs.FileSelector(path, allow_not_found=True, recursive=everything)
         found = list(filesystem.get_file_info(selector))
-        return found if recursive == everything else _right_in(path, found)
+        return found if recursive == everything else right_in(path, found)
 
     infos: list[pafs.FileInfo] = _remote(uri, list_once)
     if not infos:
         _require_bucket(uri)
     return infos
-
-
-def _right_in(path: str, infos: list[pafs.FileInfo]) -> list[pafs.FileInfo]:
-    """The files right in a folder, and its folders, from all that lies below it."""
-    found: dict[str, pafs.FileInfo] = {}
-    for info in infos:
-        name, _, below = info.path[len(path) :].strip("/").partition("/")
-        place = f"{path.rstrip('/')}/{name}"
-        found[place] = pafs.FileInfo(place, pafs.FileType.Directory) if below else info
-    return list(found.values())
-
-
-def _entry(info: pafs.FileInfo) -> Entry:
-    is_file = info.type == pafs.FileType.File
-    return Entry(is_file, int(info.size) if is_file else 0, int(info.mtime_ns or 0) if is_file else 0)

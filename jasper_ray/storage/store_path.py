@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, TextIO, TypeAlias, cast, overload
 
 from jasper_ray.storage import object_store
-from jasper_ray.storage.object_store import Entry
+from jasper_ray.storage.listing import Entry
 
 FIRST_READ_BYTES = 64 << 10
 """Of an object that is read here and there, such as the headers of a tar."""
