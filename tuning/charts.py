@@ -60,18 +60,19 @@ class Axis:
         return (scale(float(value)) - low) / (high - low) if high > low else 0.5
 
 
-def learning_curves(curves: Sequence[Curve], *, y_label: str, log: bool = False) -> str:
+def learning_curves(curves: Sequence[Curve], *, y_label: str, log: bool = False, x_label: str = "epochs") -> str:
     """Lines over epochs, the best on top and labelled.
 
     Args:
         curves: One per trial.
         y_label: What they show.
         log: A logarithmic scale, for values above 0.
+        x_label: What they are over.
     """
     points = [point for curve in curves for point in curve.points]
     if not points:
         return "<p class='soft'>no trial was evaluated</p>"
-    x_axis = Axis("epochs", [0.0, *(x for x, _ in points)])
+    x_axis = Axis(x_label, [0.0, *(x for x, _ in points)])
     values = [y for _, y in points if y > 0 or not log]
     y_axis = Axis(y_label, values if log else [0.0, *values], log=log)
     parts = [_frame(x_axis, y_axis)]
@@ -86,6 +87,26 @@ def learning_curves(curves: Sequence[Curve], *, y_label: str, log: bool = False)
         )
         parts.append(f"<g><title>{escape(curve.note)}</title><polyline fill='none' {style} points='{line}'/>{dots}</g>")
     parts += _end_labels(curves, x_axis, y_axis, log=log)
+    return _svg(WIDTH, HEIGHT, "".join(parts))
+
+
+def marked_curve(x_axis: Axis, y_axis: Axis, marks: Sequence[tuple[float, str]]) -> str:
+    """One line, with upright marks on its way.
+
+    Args:
+        x_axis: One value per point.
+        y_axis: One value per point.
+        marks: Where on the x axis, and what is written there.
+    """
+    parts = [_frame(x_axis, y_axis)]
+    placed = [_at(x_axis.place(x), y_axis.place(y)) for x, y in zip(x_axis.values, y_axis.values, strict=True)]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+    parts.append(f"<polyline fill='none' stroke='{colour(0.5)}' stroke-width='2' points='{line}'/>")
+    for number, (value, text) in enumerate(marks):
+        x, _ = _at(x_axis.place(value), 0)
+        y = TOP + 12 + 14 * number
+        parts.append(f"<line class='axis' x1='{x:.1f}' x2='{x:.1f}' y1='{TOP}' y2='{HEIGHT - BOTTOM}'/>")
+        parts.append(f"<text class='halo' x='{x + 4:.1f}' y='{y}'>{escape(text)}</text>")
     return _svg(WIDTH, HEIGHT, "".join(parts))
 
 

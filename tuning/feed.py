@@ -28,7 +28,7 @@ class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types
     Args:
         records: All trials so far.
         search: Where new settings come from.
-        run_of: A trial's number and settings to its `RunConfig` as JSON.
+        settings_of: What `run_trial` is given for a trial.
         room: How many trials the cluster holds now.
         num_trials: How many there may be in all.
         audience: Is shown every change.
@@ -39,7 +39,7 @@ class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types
         records: Records,
         search: Search,
         *,
-        run_of: Callable[[TrialRecord], str],
+        settings_of: Callable[[TrialRecord], dict[str, Any]],
         room: Callable[[], int],
         num_trials: float,
         audience: Audience,
@@ -47,7 +47,7 @@ class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types
         super().__init__()
         self._records = records
         self._search = search
-        self._run_of = run_of
+        self._settings_of = settings_of
         self._room = room
         self._num_trials = num_trials
         self._audience = audience
@@ -74,21 +74,20 @@ class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types
             return str(Searcher.FINISHED)
         if len(self._numbers) >= max(1, self._room()):
             return None
-        if self._waiting:
-            record = self._records.by_number[self._waiting.pop(0)]
-        else:
-            record = TrialRecord(number, self._search.settings(number))
+        record = self._records.by_number[self._waiting.pop(0)] if self._waiting else self._search.next_trial(number)
+        if record is None:  # it waits for others; where none runs they were lost, and only the same command brings them
+            return None if self._numbers else str(Searcher.FINISHED)
         record = replace(record, status="running", error="")
         self._numbers[trial_id] = number
         self._keep(record, "given")
-        return {"run": self._run_of(record)}
+        return self._settings_of(record)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Write a trial's report down."""
         record = self._records.by_number[self._numbers[trial_id]]
         kind, time_s = result.get("kind", ""), float(result.get("time_s", time.time()))
         if kind == "attempt":
-            record = replace(record, attempts=(*record.attempts, Attempt(time_s)))
+            record = replace(record, attempts=(*record.attempts, Attempt(time_s)), error="")
         elif kind == "start":
             record = replace(record, num_parameters=result["num_parameters"], workers=result["workers"])
             record = record.with_attempt(built_s=time_s, last_s=time_s)
@@ -98,6 +97,8 @@ class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types
             record = record.with_evaluation(_evaluation(result)).with_attempt(last_s=time_s)
         elif kind == "end":
             record = record.with_attempt(last_s=time_s)
+        elif kind == "lost":
+            record = replace(record.with_attempt(last_s=time_s), error=result["error"])
         self._keep(record, kind)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
@@ -111,7 +112,10 @@ class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types
         del self._numbers[trial_id]
         record = self._records.by_number[number]
         if error:
-            record = replace(record, status="lost", error="its workers or its node were lost too often")
+            reason = record.error or "the process that looks after it is gone"
+            record = replace(
+                record, status="lost", error=f"taken up {len(record.attempts)} times, the last time: {reason}"
+            )
         elif result.get("kind") == "end":
             record = replace(record, status=result["status"], error=result["error"])
             record = record.with_attempt(last_s=float(result["time_s"]))
@@ -142,4 +146,5 @@ def _evaluation(result: Mapping[str, Any]) -> Evaluation:
         wer=float(result["wer"]),
         loss=float(loss) if finite else None,
         time_s=float(result["time_s"]),
+        words=int(result.get("num_words", 0)),
     )

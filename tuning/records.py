@@ -31,6 +31,8 @@ class Evaluation:
     """Mean CTC loss per utterance in nats; None if it was not finite."""
     time_s: float
     """When, in seconds since 1970."""
+    words: int = 0
+    """In the references of data.evaluation; 0 if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ class TrialRecord:
     attempts: tuple[Attempt, ...] = ()
     num_parameters: int = 0
     workers: int = 0
+    parent: int | None = None
+    """Trial from whose checkpoint this one went on, in a population; None began anew."""
+    until_epoch: int | None = None
+    """Epoch at which it was to stop, in a population; None is the end of the run."""
 
     @property
     def has_ended(self) -> bool:
@@ -68,8 +74,8 @@ class TrialRecord:
 
     @property
     def best(self) -> Evaluation | None:
-        """The evaluation with the lowest word error rate; of equals the one with the lowest loss."""
-        return min(self.evaluations, key=_rank, default=None)
+        """The evaluation with the lowest word error rate; of equals the first, whose bundle is kept."""
+        return min(self.evaluations, key=lambda evaluation: evaluation.wer, default=None)
 
     @property
     def best_wer(self) -> float:
@@ -136,6 +142,13 @@ class Records:
     def __len__(self) -> int:
         return len(self.by_number)
 
+    def lineage(self, record: TrialRecord) -> list[TrialRecord]:
+        """A trial and those whose weights it went on from, the first one first."""
+        found = [record]
+        while found[0].parent is not None:
+            found.insert(0, self.by_number[found[0].parent])
+        return found
+
     @property
     def best(self) -> TrialRecord | None:
         """Of the trials without error the one with the lowest word error rate; of equals, the lowest loss."""
@@ -169,6 +182,7 @@ def write_results(records: Records) -> str:
             "seconds": record.seconds,
             "training_seconds": record.training_seconds,
             "attempts": len(record.attempts),
+            "parent": record.parent,
             "num_parameters": record.num_parameters,
             "curve": [asdict(evaluation) for evaluation in record.evaluations],
         }

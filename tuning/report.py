@@ -6,10 +6,10 @@ from html import escape
 from typing import Any
 
 from jasper_ray.config.schema import RunConfig
-from jasper_ray.observe.evaluation_page import STYLE
 from jasper_ray.storage import object_store
 from tuning.charts import Axis, Curve, bars, heat_map, learning_curves, parallel_coordinates
 from tuning.importance import importances
+from tuning.page import page
 from tuning.records import Records, TrialRecord, write_results
 from tuning.results import SweepFigures, export_best, sweep_figures
 from tuning.scheduling import rungs
@@ -17,15 +17,6 @@ from tuning.settings import SweepConfig
 from tuning.spaces import ACCUMULATION, MICROBATCHES, Space, describe
 
 REPORT_FILE = "report.html"
-CHART_STYLE = """
-body { max-width: 68rem; } svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
-svg text { fill: var(--soft); } svg text.name { fill: var(--ink); font-weight: 600; }
-svg .halo { fill: var(--ink); paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
-svg .grid { stroke: var(--line); } svg .axis { stroke: var(--soft); }
-svg .framed { stroke: var(--ink); stroke-width: 3px; } polyline { stroke-linejoin: round; }
-td, th { padding-right: 1rem; } tr.best td { font-weight: 600; } code { font-size: .92em; }
-.wide { overflow-x: auto; }
-"""
 ABOUT_ACCUMULATION = """
 <p>Gradients are summed over the utterances of all micro-batches of a step and divided by their number, so accumulation
 itself changes nothing: the same micro-batches on 4, 2 or 1 workers (accumulation 1, 2, 4) give the same loss curve up
@@ -88,16 +79,6 @@ def sweep_page(records: Records, space: Space, sweep: SweepConfig, config: RunCo
         trial_table(records),
     ]
     return page(f"{sweep.name}: {config.name}", body)
-
-
-def page(title: str, body: Sequence[str]) -> str:
-    """An HTML page with the style of all reports."""
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>{escape(title)}</title><style>{STYLE}{CHART_STYLE}</style></head><body>"
-        + "\n".join(body)
-        + "</body></html>\n"
-    )
 
 
 def goodness_by_rank(ranked: Sequence[TrialRecord]) -> dict[int, float]:

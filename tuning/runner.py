@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from ray import tune
 
-from jasper_ray.cluster.trainer import check_run, with_absolute_paths
+from jasper_ray.cluster.trainer import check_run
 from jasper_ray.config.files import dump_config
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.errors import ConfigError
@@ -21,7 +21,7 @@ from tuning.capacity import DRIVER_RESOURCES, room_on_the_cluster
 from tuning.feed import Audience, TrialFeed
 from tuning.records import Records, TrialRecord, trial_folder
 from tuning.scheduling import make_scheduler
-from tuning.search import open_search
+from tuning.search import Search, open_search
 from tuning.settings import SweepConfig
 from tuning.spaces import Space
 from tuning.trial import run_trial, trial_config
@@ -36,6 +36,7 @@ TUNE_VARIABLES = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the job as it ends the others
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "20",  # a stopped trial gives its CPUs and GPUs back, at the latest, after
     "RAY_AIR_NEW_OUTPUT": "0",  # its table of the experiment; ours is in tuning/display.py
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "86400",  # trials wait for room by design
 }
@@ -46,35 +47,46 @@ def sweep_folder(config: RunConfig, sweep: SweepConfig) -> str:
     return object_store.join(config.output, "sweeps", sweep.name)
 
 
-def run_sweep(config: RunConfig, sweep: SweepConfig, space: Space, audience: Audience) -> Records:
+def check_sweep(config: RunConfig, sweep: SweepConfig, space: Space) -> None:
+    """Look at everything that can be wrong with a sweep before a cluster is asked.
+
+    Raises:
+        ConfigError: Settings do not go together; says which and what to do.
+    """
+    check_budget(sweep.budget, config.cluster)
+    if not config.data.evaluation:
+        raise ConfigError("data.evaluation names no dataset: a sweep compares word error rates on it")
+    epochs = config.training.epochs
+    open_search(sweep, space, epochs=epochs)
+    make_scheduler(sweep, epochs=epochs, records=Records(""))
+
+
+def run_sweep(config: RunConfig, sweep: SweepConfig, space: Space, records: Records, audience: Audience) -> None:
     """Run, or go on with, a sweep on the cluster that this process is connected to.
 
     Args:
-        config: The run that is varied.
+        config: The run that is varied, with absolute paths.
         sweep: How.
         space: Its space over this run.
+        records: Of the sweep's folder; filled here.
         audience: Is shown every change.
 
     Raises:
         JasperRayError: Data, cluster or settings do not allow it; says which, before a trial starts.
     """
-    config = with_absolute_paths(config)
-    check_budget(sweep.budget, config.cluster)
-    if not config.data.evaluation:
-        raise ConfigError("data.evaluation names no dataset: a sweep compares word error rates on it")
-    output = sweep_folder(config, sweep)
-    records = Records(output)
+    check_sweep(config, sweep, space)
+    output = records.output
     records.load()
-    search = open_search(sweep, space)
+    search = open_search(sweep, space, epochs=config.training.epochs)
     scheduler = make_scheduler(sweep, epochs=config.training.epochs, records=records)
     check_run(config)
     _settle(output, config, sweep)
     feed = TrialFeed(
         records,
         search,
-        run_of=lambda record: _run_of(space, record, output),
+        settings_of=lambda record: trial_settings(space, record, output),
         room=lambda: min(room_on_the_cluster(config.cluster), sweep.max_concurrent or 10**9),
-        num_trials=min(sweep.budget.trials or math.inf, search.num_points or math.inf),
+        num_trials=number_of_trials(sweep, search),
         audience=audience,
     )
     os.environ.update(TUNE_VARIABLES)
@@ -99,12 +111,20 @@ def run_sweep(config: RunConfig, sweep: SweepConfig, space: Space, audience: Aud
         ),
     )
     tuner.fit()
-    return records
 
 
-def _run_of(space: Space, record: TrialRecord, output: str) -> str:
-    run = space.config(record.params)
-    return trial_config(run, number=record.number, output=trial_folder(output, record.number)).model_dump_json()
+def number_of_trials(sweep: SweepConfig, search: Search) -> float:
+    """How many there may be; a population of `budget.trials` has so many in every generation."""
+    points = search.num_points or math.inf
+    return points if sweep.search == "pbt" else min(sweep.budget.trials or math.inf, points)
+
+
+def trial_settings(space: Space, record: TrialRecord, output: str) -> dict[str, Any]:
+    """What `run_trial` needs for a trial."""
+    folder = trial_folder(output, record.number)
+    run = trial_config(space.config(record.params), number=record.number, output=folder, until_epoch=record.until_epoch)
+    parent = None if record.parent is None else trial_folder(output, record.parent)
+    return {"run": run.model_dump_json(), "parent": parent}
 
 
 def _settle(output: str, config: RunConfig, sweep: SweepConfig) -> None:

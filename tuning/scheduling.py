@@ -21,7 +21,7 @@ def make_scheduler(sweep: SweepConfig, *, epochs: int, records: Records) -> Tria
     Raises:
         ConfigError: The first rung lies at the end of the run.
     """
-    if sweep.scheduler == "none":
+    if sweep.scheduler == "none" or sweep.search == "pbt":
         return FIFOScheduler()
     if sweep.asha.grace_epochs >= epochs:
         raise ConfigError(
@@ -45,6 +45,8 @@ def make_scheduler(sweep: SweepConfig, *, epochs: int, records: Records) -> Tria
 def rungs(sweep: SweepConfig, *, epochs: int) -> list[int]:
     """The epochs at which asynchronous successive halving compares trials."""
     rung, found = float(sweep.asha.grace_epochs), []
+    if sweep.scheduler == "none" or sweep.search == "pbt":
+        return []
     while rung <= epochs - 1:
         found.append(int(rung))
         rung *= sweep.asha.reduction_factor

@@ -1,5 +1,6 @@
 """Where the settings of the next trial come from: draws, a grid, or Optuna's TPE. Knows nothing of Ray."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -7,6 +8,7 @@ import numpy as np
 import optuna
 
 from jasper_ray.errors import ConfigError
+from tuning.population import Population
 from tuning.records import TrialRecord
 from tuning.settings import SweepConfig, Value
 from tuning.spaces import Params, RandomDraws, Space
@@ -21,8 +23,8 @@ class Search(Protocol):
     def num_points(self) -> int | None:
         """How many different trials there are; None without bound."""
 
-    def settings(self, number: int) -> Params:
-        """Settings of a trial that has not been given any."""
+    def next_trial(self, number: int) -> TrialRecord | None:
+        """A trial that has not been given settings; None while others must end first."""
 
     def adopt(self, record: TrialRecord) -> None:
         """A trial has settings from before a restart."""
@@ -31,30 +33,45 @@ class Search(Protocol):
         """A trial has ended; also called for those that ended before a restart."""
 
 
-def open_search(sweep: SweepConfig, space: Space) -> Search:
-    """The search that a sweep asks for."""
+def open_search(sweep: SweepConfig, space: Space, *, epochs: int) -> Search:
+    """The search that a sweep asks for.
+
+    Args:
+        sweep: The sweep.
+        space: Its space.
+        epochs: Length of a run.
+    """
     if sweep.search == "grid":
         return PointSearch(space.all_points())
     if sweep.search == "tpe":
         return TpeSearch(space, seed=sweep.seed)
+    if sweep.search == "pbt":
+        return Population(space, sweep.pbt, size=sweep.budget.trials or 0, epochs=epochs, seed=sweep.seed)
     return RandomSearch(space, seed=sweep.seed)
 
 
 class RandomSearch:
-    """Independent draws, a function of (seed, number); every point of the space's grids equally often."""
+    """Independent draws, a function of (seed, number); every point of the space's grids equally often.
+
+    Where all values can be listed, no combination comes twice.
+    """
 
     def __init__(self, space: Space, *, seed: int) -> None:
         self._space = space
         self._seed = seed
         self._grid = space.grid_points()
+        self._listed = _shuffled(space, seed) if all(rule.values for rule in space.searched.values()) else None
 
     @property
     def num_points(self) -> int | None:
-        """No bound, unless all is grid."""
-        return len(self._grid) if all(rule.grid is not None for rule in self._space.searched.values()) else None
+        """No bound, unless all values can be listed."""
+        return len(self._listed) if self._listed else None
 
-    def settings(self, number: int) -> Params:
+    def next_trial(self, number: int) -> TrialRecord:
         """The draws of a number; the trials of one round over the grids share theirs, so that the grids compare."""
+        return TrialRecord(number, self._listed[number] if self._listed else self._drawn(number))
+
+    def _drawn(self, number: int) -> Params:
         turn, point = divmod(number, len(self._grid))
         draws = RandomDraws(np.random.default_rng((self._seed, turn)))
         return self._space.draw(draws, self._grid[point])
@@ -64,6 +81,17 @@ class RandomSearch:
 
     def ended(self, record: TrialRecord) -> None:
         """Nothing to learn."""
+
+
+def _shuffled(space: Space, seed: int) -> list[Params]:
+    """All combinations; those that differ in grids only come one after another, the rest in drawn order."""
+    rounds: dict[str, list[Params]] = {}
+    for point in space.all_points():
+        drawn = {key: value for key, value in point.items() if space.searched[key].grid is None}
+        rounds.setdefault(repr(drawn), []).append(point)
+    turns = list(rounds.values())
+    order = np.random.default_rng(seed).permutation(len(turns))
+    return [point for turn in order for point in turns[turn]]
 
 
 class PointSearch:
@@ -77,9 +105,9 @@ class PointSearch:
         """Length of the list."""
         return len(self._points)
 
-    def settings(self, number: int) -> Params:
+    def next_trial(self, number: int) -> TrialRecord:
         """The point of a number."""
-        return self._points[number]
+        return TrialRecord(number, self._points[number])
 
     def adopt(self, record: TrialRecord) -> None:
         """Nothing to learn."""
@@ -108,13 +136,13 @@ class TpeSearch:
         """No bound."""
         return None
 
-    def settings(self, number: int) -> Params:
+    def next_trial(self, number: int) -> TrialRecord:
         """Where the ended trials let expect the most; the first ten are drawn."""
         # By number, so that a sweep that is taken up again draws what it would have drawn.
         self._study.sampler = optuna.samplers.TPESampler(seed=self._seed + number, constant_liar=True)
         trial = self._study.ask()
         self._trials[number] = trial
-        return self._space.draw(_OptunaDraws(trial))
+        return TrialRecord(number, self._space.draw(_OptunaDraws(trial)))
 
     def adopt(self, record: TrialRecord) -> None:
         """Ask for the settings that the trial has."""
@@ -124,16 +152,16 @@ class TpeSearch:
         self._space.draw(_OptunaDraws(trial))
 
     def ended(self, record: TrialRecord) -> None:
-        """Learn from a trial; one without a word error rate is only known to have failed."""
+        """Learn from a trial: one that failed says nothing, one that diverged at once is as bad as can be."""
         trial = self._trials.pop(record.number)
         for evaluation in record.evaluations:
             trial.report(evaluation.wer, evaluation.epoch)
-        if not record.evaluations or record.status == "failed":
+        if record.status == "failed":
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         elif record.status == "stopped":
             self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
-            self._study.tell(trial, record.best_wer)
+            self._study.tell(trial, record.best_wer if math.isfinite(record.best_wer) else 1.0)
 
 
 class _OptunaDraws:

@@ -90,6 +90,11 @@ class Space:
         for number in range(NUM_PROBES):
             self.config(self.draw(RandomDraws(np.random.default_rng(number))))
 
+    @property
+    def keys(self) -> list[str]:
+        """All keys that change, derived ones too."""
+        return [*self.searched, *self._derived]
+
     def draw(self, draws: Draws, fixed: Mapping[str, Value] | None = None) -> Params:
         """Settings for one trial.
 

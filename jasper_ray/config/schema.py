@@ -43,7 +43,9 @@ class ScheduleConfig(StrictModel):
     policy: Literal["exponential", "polynomial", "cosine", "constant"] = "exponential"
     """Decay after the hold: gamma once per epoch, a power of the remaining steps, half a cosine to the end, or none."""
     warmup_epochs: float = Field(2.0, ge=0)
-    """Epochs of linearly rising learning rate."""
+    """Epochs of rising learning rate."""
+    warmup_shape: Literal["linear", "exponential"] = "linear"
+    """How it rises: by equal steps, or from `min_lr` by equal factors (which `jobs.tune --lr-range-test` uses)."""
     hold_epochs: float = Field(140.0, ge=0)
     """Epochs at the peak after warm-up."""
     gamma: float = Field(0.981, gt=0, le=1)

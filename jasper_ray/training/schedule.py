@@ -18,11 +18,13 @@ def learning_rate(update: int, *, peak_lr: float, schedule: ScheduleConfig, step
         epochs: Epochs of the whole run.
 
     Returns:
-        Linear warm-up, then the peak, then decay by policy; never below `schedule.min_lr`.
+        Warm-up, then the peak, then decay by policy; never below `schedule.min_lr`.
     """
     warmup_steps = schedule.warmup_epochs * steps_per_epoch
     hold_steps = schedule.hold_epochs * steps_per_epoch
-    if update < warmup_steps:
+    if update < warmup_steps and schedule.warmup_shape == "exponential":
+        factor = (schedule.min_lr / peak_lr) ** (1 - update / warmup_steps) if schedule.min_lr else 0.0
+    elif update < warmup_steps:
         factor = (update + 1) / (warmup_steps + 1)
     elif update < warmup_steps + hold_steps or schedule.policy == "constant":
         factor = 1.0

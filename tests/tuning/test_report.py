@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+from sweeps import keep, make_space, trial
+
+from jasper_ray.config.files import load_run_config
+from jasper_ray.config.schema import RunConfig
+from tuning.importance import importances
+from tuning.report import sweep_page, write_report
+from tuning.results import sweep_figures
+from tuning.settings import SweepConfig
+
+RULES = {"optimizer__lr": {"loguniform": [1e-3, 1.0]}, "accumulation": {"choice": [1, 2]}}
+SWEEP = SweepConfig.model_validate(
+    {"name": "s", "space": {key.replace("__", "."): rule for key, rule in RULES.items()}, "budget": {"trials": 9}}
+)
+
+
+def trials(count: int = 8) -> list:  # type: ignore[type-arg]
+    made = []
+    for number in range(count):
+        rate, best = 1e-3 * 2**number, 0.1 + 0.05 * abs(number - 4)
+        made.append(trial(number, {"optimizer.lr": rate, "accumulation": 1 + number % 2}, [1.0, best]))
+    return made
+
+
+def test_the_page_has_curves_parallel_coordinates_heat_map_importance_and_every_trial(tmp_path: Path) -> None:
+    lost = trial(8, {"optimizer.lr": 0.9, "accumulation": 1}, [], "diverged", "losses <inf>")
+    records = keep(tmp_path, *trials(), lost)
+    space = make_space(**RULES)
+    page = sweep_page(records, space, SWEEP, RunConfig(), sweep_figures(records, RunConfig(), {"CPU": 2}))
+    for heading in (
+        "Learning curves",
+        "Settings",
+        "optimizer.lr × accumulation",
+        "Importance",
+        "Accumulation",
+        "Trials",
+    ):
+        assert f">{heading}</h2>" in page, heading
+    assert "Best is trial 4 after epoch 2" in page and "losses &lt;inf&gt;" in page and "http" not in page
+    assert page.count("<tr") == 10
+
+
+def test_importance_tells_a_setting_that_decides_from_one_that_does_not() -> None:
+    shares = dict(importances(trials(), make_space(**RULES)))
+    assert shares["optimizer.lr"] > 2 * shares["accumulation"]
+    assert importances(trials(3), make_space(**RULES)) == []
+
+
+def test_the_best_config_is_a_run_that_jobs_train_takes_as_it_is(tmp_path: Path) -> None:
+    base = RunConfig.model_validate({"output": str(tmp_path), "data": {"train": [{"path": "/train"}]}})
+    records = keep(tmp_path / "sweeps" / "s", *trials())
+    bundle = tmp_path / "sweeps" / "s" / "trials" / "0004" / "best" / "step_00000020"
+    bundle.mkdir(parents=True)
+    (bundle / "config.json").write_text("{}")
+    figures = write_report(
+        records, make_space(**RULES), SWEEP, base, output=records.output, cluster_resources={"CPU": 2.0}
+    )
+    assert figures["best_trial"] == 4 and figures["by_status"] == {"finished": 8}
+    assert (Path(figures["best_bundle"]) / "config.json").read_text() == "{}"
+    config = load_run_config(figures["best_config"])
+    assert config.optimizer.lr == pytest.approx(0.016) and config.output.startswith(str(tmp_path))
+    assert Path(figures["report"]).exists() and Path(figures["results"]).exists()
+
+
+def test_the_share_of_training_leaves_out_start_up(tmp_path: Path) -> None:
+    figures = sweep_figures(keep(tmp_path, trial(0, {}, [0.5])), RunConfig(), {"CPU": 4.0})
+    # 60 of 70 seconds, 2 workers of one CPU on 4 CPUs.
+    assert figures.training_share == pytest.approx(60 / 70 * 2 / 4) and figures.start_to_first_step_s == 11
+
+
+def test_a_sweep_without_any_evaluation_has_a_page_too(tmp_path: Path) -> None:
+    records = keep(tmp_path, trial(0, {"optimizer.lr": 1.0, "accumulation": 1}, [], "failed", "why"))
+    page = sweep_page(records, make_space(**RULES), SWEEP, RunConfig(), sweep_figures(records, RunConfig(), {}))
+    assert "No trial came to an evaluation." in page and "why" in page
