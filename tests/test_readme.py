@@ -5,7 +5,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = sorted(
     path.relative_to(REPOSITORY)
-    for folder in ("jasper_ray", "jobs", "serve")
+    for folder in ("jasper_ray", "jobs", "serve", "tuning")
     for path in (REPOSITORY / folder).rglob("*.py")
     if path.name != "__init__.py"
 )

@@ -10,7 +10,7 @@ from jasper_ray.storage import object_store
 from tuning.charts import Axis, Curve, bars, heat_map, learning_curves, parallel_coordinates
 from tuning.importance import importances
 from tuning.page import page
-from tuning.records import Records, TrialRecord, write_results
+from tuning.records import Evaluation, Records, TrialRecord, write_results
 from tuning.results import SweepFigures, export_best, sweep_figures
 from tuning.scheduling import rungs
 from tuning.settings import SweepConfig
@@ -53,6 +53,7 @@ def write_report(
     summary: dict[str, Any] = {"name": sweep.name, "output": output, **asdict(figures)}
     if best is not None and best.best is not None:
         summary |= {"best_trial": best.number, "best_wer": best.best_wer, "best_params": best.params}
+        summary["best_lineage"] = [record.number for record in records.lineage(best)]
         summary |= export_best(best, space, output=output)
     return {**summary, "report": report_uri, "results": results_uri}
 
@@ -62,12 +63,12 @@ def sweep_page(records: Records, space: Space, sweep: SweepConfig, config: RunCo
     ranked = sorted((r for r in records if r.best), key=lambda r: (r.best_wer, r.number))
     goodness = goodness_by_rank(ranked)
     stops = ", ".join(map(str, rungs(sweep, epochs=config.training.epochs)))
-    scheduler = f"trials are compared after epoch {stops}" if sweep.scheduler == "asha" else "no trial is stopped early"
+    scheduler = f"trials are compared after epoch {stops}" if stops else "no trial is stopped early"
     body = [
         f"<h1>{escape(sweep.name)}: {escape(config.name)}</h1>",
         _headline(records, figures),
         f"<p class='soft'>{escape(sweep.search)} search, {scheduler}; word error rates are of data.evaluation.</p>",
-        _best(records.best),
+        _best(records),
         "<h2>Learning curves</h2>",
         learning_curves(_curves(ranked, goodness, "wer"), y_label="word error rate (%)"),
         "<p class='soft'>Word error rate in %, yellow is best; names are of the best twelve.</p>",
@@ -125,7 +126,8 @@ def _headline(records: Records, figures: SweepFigures) -> str:
     return "<div class='figures'>" + "".join(f"<div><b>{v}</b>{escape(n)}</div>" for n, v in cells) + "</div>"
 
 
-def _best(record: TrialRecord | None) -> str:
+def _best(records: Records) -> str:
+    record = records.best
     if record is None:
         return "<p>No trial came to an evaluation.</p>"
     assert record.best is not None
@@ -133,7 +135,25 @@ def _best(record: TrialRecord | None) -> str:
     return (
         f"<p>Best is trial {record.number} after epoch {record.best.epoch}: <code>{settings}</code><br>"
         "Train it whole: <code>python -m jobs.train best/config.yaml</code>; its weights are in "
-        "<code>best/bundle</code>.</p>"
+        f"<code>best/bundle</code>. {_grain(record.best)}</p>{_lineage(records.lineage(record))}"
+    )
+
+
+def _grain(best: Evaluation) -> str:
+    return f"One word more or less is {1 / best.words:.2%}." if best.words else ""
+
+
+def _lineage(trials: Sequence[TrialRecord]) -> str:
+    """What a population did on the way to its best member: settings that no single run has had."""
+    if len(trials) < 2:
+        return ""
+    items = [
+        f"<li>trial {r.number}, to epoch {r.until_epoch}: <code>{escape(describe(r.params))}</code></li>"
+        for r in trials
+    ]
+    return (
+        "<p>These weights had other settings on the way, so a run with the last ones from the beginning may end "
+        f"elsewhere:</p><ol>{''.join(items)}</ol>"
     )
 
 
