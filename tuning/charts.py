@@ -236,8 +236,9 @@ def _end_labels(curves: Sequence[Curve], x_axis: Axis, y_axis: Axis, *, log: boo
     taken: list[tuple[float, float]] = []
     parts = []
     for x, y, curve in labels:
+        aside = 4 if y < HEIGHT / 2 else -4  # towards the middle, where there is room
         while any(abs(x - other_x) < 40 and abs(y - other_y) < 12 for other_x, other_y in taken):
-            y -= 4
+            y += aside
         taken.append((x, y))
         parts.append(f"<text class='halo' x='{x + 6:.1f}' y='{y + 4:.1f}'>{escape(curve.name)}</text>")
     return parts

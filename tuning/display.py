@@ -96,7 +96,7 @@ def sweep_table(records: Records, *, elapsed_s: float) -> Table:
     table = Table(title=f"{len(records)} trials: {shown}; {elapsed_s / 60:.1f} min")
     for name in ("trial", "status", "epoch", "WER", "best WER", *keys):
         table.add_column(name, justify="left" if name == "status" else "right")
-    ranked = sorted(records, key=lambda record: (record.best_wer, record.number))
+    ranked = sorted(records, key=lambda record: record.rank)
     running = [record for record in ranked if record.status == "running"]
     kept = ranked[: MAX_ROWS - len(running)]
     for record in kept + [record for record in running if record not in kept]:

@@ -83,6 +83,12 @@ class TrialRecord:
         return self.best.wer if self.best else float("inf")
 
     @property
+    def rank(self) -> tuple[float, float, int]:
+        """Lower is better: by word error rate, of equals by loss."""
+        loss = self.best.loss if self.best else None
+        return self.best_wer, float("inf") if loss is None else loss, self.number
+
+    @property
     def seconds(self) -> float:
         """Of all attempts, with their start-up."""
         return sum((attempt.last_s or attempt.started_s) - attempt.started_s for attempt in self.attempts)
@@ -153,12 +159,7 @@ class Records:
     def best(self) -> TrialRecord | None:
         """Of the trials without error the one with the lowest word error rate; of equals, the lowest loss."""
         candidates = [record for record in self if record.best and record.status != "failed"]
-        return min(candidates, key=lambda record: _rank(record.best), default=None)
-
-
-def _rank(evaluation: Evaluation | None) -> tuple[float, float]:
-    assert evaluation is not None
-    return evaluation.wer, float("inf") if evaluation.loss is None else evaluation.loss
+        return min(candidates, key=lambda record: record.rank, default=None)
 
 
 def trial_folder(output: str, number: int) -> str:

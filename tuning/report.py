@@ -60,10 +60,12 @@ def write_report(
 
 def sweep_page(records: Records, space: Space, sweep: SweepConfig, config: RunConfig, figures: SweepFigures) -> str:
     """The whole page, with nothing from elsewhere."""
-    ranked = sorted((r for r in records if r.best), key=lambda r: (r.best_wer, r.number))
+    ranked = sorted((r for r in records if r.best), key=lambda r: r.rank)
     goodness = goodness_by_rank(ranked)
     stops = ", ".join(map(str, rungs(sweep, epochs=config.training.epochs)))
     scheduler = f"trials are compared after epoch {stops}" if stops else "no trial is stopped early"
+    if sweep.search == "pbt":
+        scheduler = f"the worst members are replaced after every {sweep.pbt.interval_epochs} epochs"
     body = [
         f"<h1>{escape(sweep.name)}: {escape(config.name)}</h1>",
         _headline(records, figures),
@@ -92,7 +94,7 @@ def trial_table(records: Records) -> str:
     keys = list(dict.fromkeys(key for record in records for key in record.params))
     heads = ("trial", "status", "best WER", "at epoch", "epochs", "minutes", *keys, "reason")
     rows = []
-    for record in sorted(records, key=lambda record: (record.best_wer, record.number)):
+    for record in sorted(records, key=lambda record: record.rank):
         best, last = record.best, record.evaluations[-1] if record.evaluations else None
         cells = [
             str(record.number),
