@@ -15,7 +15,15 @@ from tuning.spaces import Params, RandomDraws, Space
 
 MAY_CHANGE = ("optimizer.", "schedule.", "augment.", "training.ema_decay", "training.max_grad_norm")
 """What may change while a run goes on: the rest decides the shape of the model or the order of utterances."""
-MAY_NOT_CHANGE = ("optimizer.name", "augment.speed", "augment.noise", "augment.reverb")
+MAY_NOT_CHANGE = (
+    "optimizer.name",
+    "optimizer.encoder_lr_factor",
+    "optimizer.decoder_lr_factor",
+    "optimizer.decay_biases_and_norms",
+    "augment.speed",
+    "augment.noise",
+    "augment.reverb",
+)
 STEP = 1.2
 """A number is moved by this factor, up or down."""
 
