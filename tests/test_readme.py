@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -14,5 +15,5 @@ SOURCES = sorted(
 @pytest.mark.parametrize("source", SOURCES, ids=str)
 def test_the_readmes_tree_has_a_line_for_every_file(source: Path) -> None:
     tree = (REPOSITORY / "README.md").read_text().partition("## Tree")[2]
-    block = tree.partition(f"\n{source.parent.as_posix()}/\n")[2].partition("/\n")[0]
+    block = re.split(r"\n(?=\S)", tree.partition(f"\n{source.parent.as_posix()}/\n")[2])[0]
     assert any(line.split()[:1] == [source.name] and len(line.split()) > 1 for line in block.splitlines())
