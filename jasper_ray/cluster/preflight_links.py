@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 BYTES = 16 * 2**20
 """About what DDP sends in one bucket."""
@@ -17,11 +18,11 @@ class LinkProbe:
     """One end of a link; lives on one node, with a GPU of it for NCCL."""
 
     def __init__(self) -> None:
-        self._store: dist.TCPStore | None = None
+        self._store: TCPStore | None = None
 
     def offer(self, host: str) -> int:
         """Begin a meeting of two here; gives its port."""
-        self._store = dist.TCPStore(
+        self._store = TCPStore(
             host, 0, world_size=2, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(seconds=30)
         )
         return int(self._store.port)
@@ -30,7 +31,7 @@ class LinkProbe:
         """Meet the other end and add up `BYTES` with it, some times over; speed in Gbit/s each way, or the error."""
         limit = datetime.timedelta(seconds=timeout_s)
         try:
-            store = self._store if rank == 0 else dist.TCPStore(host, port, world_size=2, timeout=limit)
+            store = self._store if rank == 0 else TCPStore(host, port, world_size=2, timeout=limit)
             dist.init_process_group(backend, store=store, rank=rank, world_size=2, timeout=limit)
             try:
                 return {"gbit_per_s": _speed("cuda" if backend == "nccl" else "cpu")}

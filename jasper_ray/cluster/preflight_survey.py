@@ -118,7 +118,8 @@ def _answer(reference: Any) -> Any:
 
 
 def _late(timeout_s: float) -> Exception:
-    return GetTimeoutError(f"no answer in {timeout_s:.0f} s")
+    error: Exception = GetTimeoutError(f"no answer in {timeout_s:.0f} s")
+    return error
 
 
 def _node_facts(node: _Node, answers: Mapping[str, Any]) -> NodeFacts:

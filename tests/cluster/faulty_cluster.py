@@ -45,7 +45,8 @@ def faulty_cluster(folder: Path) -> Iterator[FaultyCluster]:
         }
         cluster = Cluster()
         stack.callback(cluster.shutdown)
-        cluster.add_node(num_cpus=1, object_store_memory=80_000_000, include_dashboard=False)
+        head = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
+        cluster.add_node(num_cpus=1, object_store_memory=80_000_000, **head)
         ids = {
             name: cluster.add_node(num_cpus=1, object_store_memory=80_000_000, **settings).node_id
             for name, settings in nodes.items()
