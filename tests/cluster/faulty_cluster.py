@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
@@ -46,14 +47,20 @@ def faulty_cluster(folder: Path) -> Iterator[FaultyCluster]:
         cluster = Cluster()
         stack.callback(cluster.shutdown)
         head = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
-        cluster.add_node(num_cpus=1, object_store_memory=80_000_000, **head)
+        cluster.add_node(num_cpus=1, object_store_memory=80_000_000, **_agent_ports() | head)
         ids = {
-            name: cluster.add_node(num_cpus=1, object_store_memory=80_000_000, **settings).node_id
+            name: cluster.add_node(num_cpus=1, object_store_memory=80_000_000, **_agent_ports() | settings).node_id
             for name, settings in nodes.items()
         }
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         stack.callback(ray.shutdown)
         yield FaultyCluster(full_disk, small_memory, closed_port, ids)
+
+
+def _agent_ports() -> dict[str, Any]:
+    """Known ahead: a raylet that must be told by its agents ends if they take more than 15 s to start."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    return {name: _free_port() for name in names}
 
 
 def _old(folder: Path) -> dict[str, str]:

@@ -79,6 +79,7 @@ def test_a_node_without_an_authority_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_nodes_with_certificates_work_together_and_a_driver_without_is_shut_out(certificates: Path) -> None:
     plain = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
         "RAY_AUTH_MODE": "disabled",
