@@ -57,12 +57,12 @@ def measure_greedy(*, utterances: int = 24, frames: int = 650) -> Mapping[str, A
     log_probs.scatter_(2, path[..., None], -0.01)
     lengths = torch.full((utterances,), path.shape[1])
 
-    best, lengths_ = log_probs.argmax(dim=2).numpy(), lengths.numpy()
+    best = log_probs.argmax(dim=2)
     contenders: dict[str, Callable[[], object]] = {
         OURS: lambda: greedy_decode(log_probs, lengths, blank=BLANK),
         YARDSTICK: lambda: greedy_collapse(log_probs, blank=BLANK),
-        f"{OURS}, after argmax": lambda: collapse_paths(best, lengths_, blank=BLANK),
-        f"{YARDSTICK}, after argmax": lambda: [collapse(row.tolist(), blank=BLANK) for row in best],
+        f"{OURS}, after argmax": lambda: collapse_paths(best.numpy(), lengths.numpy(), blank=BLANK),
+        f"{YARDSTICK}, after argmax": lambda: [collapse(row.numpy().tolist(), blank=BLANK) for row in best],
     }
     runs = run_in_turn({name: partial(_repeated, work) for name, work in contenders.items()}, ROUNDS)
     assert contenders[OURS]() == contenders[YARDSTICK]()

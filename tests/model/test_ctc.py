@@ -48,3 +48,17 @@ def test_required_frames_is_where_the_loss_becomes_finite(labels: list[int], fra
         target, size = torch.tensor([labels]), torch.tensor([len(labels)])
         assert ctc_losses(log_probs, torch.tensor([frames]), target, size, blank=6).isfinite()
         assert ctc_losses(log_probs, torch.tensor([frames - 1]), target, size, blank=6).isinf()
+
+
+@pytest.mark.parametrize("num_labels", [3, 256, 300])
+@pytest.mark.parametrize("blank", [0, 2])
+def test_collapsing_paths_is_what_a_loop_over_frames_does(num_labels: int, blank: int) -> None:
+    generator = torch.Generator().manual_seed(num_labels)
+    log_probs = torch.randn(5, 40, num_labels, generator=generator).repeat_interleave(2, dim=1)
+    lengths = torch.tensor([80, 0, 1, 33, 79])
+    expected = []
+    for row, length in zip(log_probs.argmax(dim=2).tolist(), lengths.tolist(), strict=True):
+        path = [label for position, label in enumerate(row[:length]) if position == 0 or label != row[position - 1]]
+        expected.append([label for label in path if label != blank])
+    assert greedy_decode(log_probs, lengths, blank=blank) == expected
+    assert greedy_decode(log_probs[:0], lengths[:0], blank=blank) == []
