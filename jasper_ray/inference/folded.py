@@ -6,7 +6,7 @@ outputs that they read. Dropout is gone. What is left computes the same numbers,
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jasper_ray.model.jasper import BatchNorm, Jasper
+from jasper_ray.model.jasper import BatchNorm, Jasper, JasperBlock
 
 ACTIVATIONS_: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.ReLU: torch.relu_,
@@ -96,20 +96,21 @@ def fold(model: Jasper) -> FoldedJasper:
     encoder = model.encoder
     blocks = []
     for block, layer in zip(encoder.blocks, encoder.layers, strict=True):
-        convs = _fold_chain(layer.sub_blocks)  # type: ignore[arg-type, union-attr]
-        panes = [_fold_chain(pane)[0] for pane in layer.res]
+        assert isinstance(layer, JasperBlock)
+        convs = _fold_chain(layer.sub_blocks)
+        panes = [_fold_chain(pane.children())[0] for pane in layer.res]
         residual = None
         if panes:
             residual = torch.cat([pane.weight[:, :, 0] for pane in panes], dim=1)
             bias = torch.stack([convs[-1].bias, *(pane.bias for pane in panes)]).double().sum(0).float()
             convs[-1] = replace(convs[-1], bias=bias)
         blocks.append(FoldedBlock(tuple(convs), residual, block.residual if panes else "none"))
-    (decoder,) = _fold_chain(model.decoder.layers)  # type: ignore[arg-type]
+    (decoder,) = _fold_chain(model.decoder.layers.children())
     kind = next(type(module) for module in model.modules() if type(module) in ACTIVATIONS_)
     return FoldedJasper(tuple(blocks), decoder, encoder.masked, ACTIVATIONS_[kind], BOUNDS.get(kind))
 
 
-def _fold_chain(layers: Sequence[nn.Module]) -> list[FoldedConv]:
+def _fold_chain(layers: Iterable[nn.Module]) -> list[FoldedConv]:
     convs: list[FoldedConv] = []
     for layer in layers:
         if isinstance(layer, nn.Conv1d):
