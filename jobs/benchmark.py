@@ -6,6 +6,8 @@
 `inference`: latencies over batch sizes and durations, as NVIDIA's inference_benchmark; beside NVIDIA's computation.
 `features`: features and greedy decoding beside NVIDIA's code.
 `serve`: what batching and HTTP cost a request, around a model that only waits.
+`decoding`: beam search beside greedy decoding, over beam widths. `times`: word times beside the truth.
+`report`: how long the report of an evaluation takes and how large it is.
 """
 
 import argparse
@@ -19,12 +21,15 @@ import torch
 
 from jasper_ray.config.files import load_run_config
 from jobs.benchmarks.dataset import DatasetBenchmark, measure_dataset
+from jobs.benchmarks.decoding import add_decoding_benchmark, measure_decoding
+from jobs.benchmarks.evaluation_report import add_report_benchmark, measure_report
 from jobs.benchmarks.hearing import measure_features, measure_greedy
 from jobs.benchmarks.inference import add_inference_arguments, inference_benchmark_of, measure_inference
 from jobs.benchmarks.loader import LoaderBenchmark, measure_loading
 from jobs.benchmarks.report import write_report
 from jobs.benchmarks.serving import SchedulerBenchmark, measure_scheduler
 from jobs.benchmarks.training import TrainingBenchmark, add_arguments, cases_of, measure_training
+from jobs.benchmarks.word_times import add_times_benchmark, measure_times
 from jobs.entry import console, run_job
 
 
@@ -107,6 +112,10 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
     return figures
 
 
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False)
+
+
 def _both(loader: argparse.Namespace, dataset: argparse.Namespace) -> Mapping[str, Any]:
     return {"loader": _loader(loader), "dataset": _dataset(dataset)}
 
@@ -116,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.benchmark", description=main.__doc__)
     parts = parser.add_subparsers(
         dest="part",
-        metavar="loader | dataset | train | inference | features | serve",
+        metavar="loader | dataset | train | inference | features | serve | decoding | times | report",
         title="parts (default: loader and dataset)",
     )
     loader = parts.add_parser("loader", help="reading, features, positions, waiting; beside other projects")
@@ -146,6 +155,9 @@ def main() -> None:
     served.add_argument("--step-ms", type=float, default=3.0, help="what the stub model takes for a batch (default 3)")
     served.add_argument("--concurrency", type=_positive, default=32, help="requests at a time (default 32)")
     served.add_argument("--rounds", type=_positive, default=5, help="rounds (default 5)")
+    add_decoding_benchmark(parts.add_parser("decoding", help="beam search beside greedy decoding, over beam widths"))
+    add_times_benchmark(parts.add_parser("times", help="word times beside the truth, on joined words of eSpeak NG"))
+    add_report_benchmark(parts.add_parser("report", help="the report of an evaluation: time and size"))
     arguments = parser.parse_args()
     if arguments.part is None:
         run_job(partial(_both, loader.parse_args([]), dataset.parse_args([])))
@@ -153,6 +165,9 @@ def main() -> None:
         work: dict[str, Callable[[argparse.Namespace], Mapping[str, Any]]] = {
             **{"loader": _loader, "dataset": _dataset, "train": _train},
             **{"inference": _inference, "features": _features, "serve": _serve},
+            "decoding": partial(measure_decoding, say=_say),
+            "times": partial(measure_times, say=_say),
+            "report": partial(measure_report, say=_say),
         }
         run_job(partial(work[arguments.part], arguments))
 

@@ -17,13 +17,13 @@ def fetch_corpus(corpus: CorpusConfig, console: Console) -> None:
     """Download what the corpus names and is not there yet; nothing for one that is a path."""
     if not is_by_name(corpus.source):
         return
-    with _shown(console) as progress:
+    with progress_bar(console) as progress:
         for subset in subsets_of(corpus.source):
             fetch_by_name(corpus, subset, progress)
 
 
 @contextmanager
-def _shown(console: Console) -> Iterator[Progress]:
+def progress_bar(console: Console) -> Iterator[Progress]:
     """A bar on a terminal, lines in a job's log."""
     if not console.is_terminal:
         yield LoggedProgress()

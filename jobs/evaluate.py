@@ -15,7 +15,9 @@ from jasper_ray.config.data import DataConfig, DatasetConfig, LoaderConfig
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.plan import plan_evaluation
 from jasper_ray.data.source import UtteranceSource
+from jasper_ray.decoding.confidence import read_calibrations
 from jasper_ray.decoding.decoder import TextDecoder, build_decoder
+from jasper_ray.decoding.words import WordKeeper
 from jasper_ray.errors import ConfigError
 from jasper_ray.model.bundle import Bundle, load_bundle
 from jasper_ray.observe.evaluation_report import summary
@@ -96,7 +98,10 @@ def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
     paths: Sequence[str] = arguments.datasets
     manifest = read_datasets([DatasetConfig(path=path) for path in paths], key="DATASET")
     bundle = load_bundle(arguments.bundle, device=arguments.device, plain_weights=arguments.plain_weights)
-    decoder = build_decoder(read_decoding(arguments), bundle.alphabet, num_processes=arguments.processes)
+    decoding = read_decoding(arguments)
+    frame_s = bundle.config.features.hop_s * bundle.config.model.total_stride
+    decoder: TextDecoder = build_decoder(decoding, bundle.alphabet, num_processes=arguments.processes)
+    keeper = WordKeeper(decoder, bundle.alphabet, frame_s=frame_s)
     try:
         evaluation = evaluate_bundle(
             bundle,
@@ -104,7 +109,7 @@ def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
             loader=LoaderConfig(backend=arguments.loader, num_threads=arguments.threads),
             device=torch.device(arguments.device),
             seconds_per_batch=arguments.batch_seconds,
-            decoder=decoder,
+            decoder=keeper if arguments.report else decoder,
         )
     finally:
         decoder.close()
@@ -112,14 +117,13 @@ def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
     if arguments.report:
         report = write_report(
             arguments.report,
-            bundle=bundle,
             manifest=manifest,
             transcripts=evaluation.transcripts,
+            words=dict(zip(evaluation.transcripts, keeper.words, strict=True)),
+            calibration=read_calibrations(arguments.bundle).get(decoding.method),
             title=f"{arguments.bundle} on {', '.join(paths)}",
             compare=arguments.compare,
             with_audio=arguments.audio,
-            device=arguments.device,
-            threads=arguments.threads,
         )
         figures |= {"report": object_store.join(arguments.report, REPORT_PAGE), **summary(report)}
     if arguments.predictions:

@@ -1,7 +1,7 @@
 """The report of an evaluation: figures, and what there is to hear and see of the worst utterances."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,13 @@ from jasper_ray.audio.loudness import envelope, estimated_snr_db
 from jasper_ray.config.data import DataConfig
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.shards import ShardReader
-from jasper_ray.decoding.alignment import align_words
+from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.decoding.confidence import Calibration
 from jasper_ray.errors import AudioError, DataError
-from jasper_ray.model.bundle import Bundle
 from jasper_ray.observe.evaluation_page import Clip, evaluation_page
 from jasper_ray.observe.evaluation_report import EvaluationReport, Judged, evaluation_report
 from jasper_ray.storage import object_store
 from jasper_ray.storage.shard_cache import ShardCache
-from jobs.log_probs import compute_log_probs
 
 REPORT_FILE, REPORT_PAGE = "report.json", "report.html"
 WAVE_POINTS = 360
@@ -28,27 +27,25 @@ MEDIA_TYPES = {"FLAC": "audio/flac", "WAV": "audio/wav", "OGG": "audio/ogg", "MP
 def write_report(
     output: str,
     *,
-    bundle: Bundle,
     manifest: Manifest,
     transcripts: Mapping[int, str],
+    words: Mapping[int, Sequence[WordSpan]],
+    calibration: Calibration | None,
     title: str,
     compare: str | None,
     with_audio: bool,
-    device: str,
-    threads: int,
 ) -> EvaluationReport:
     """Write `report.json` and `report.html` into a folder, local or on a store.
 
     Args:
         output: The folder.
-        bundle: Whose transcripts they are; it says when the words of the worst ones were said.
         manifest: What was evaluated.
         transcripts: By row of the manifest.
+        words: The same with times and confidences.
+        calibration: What makes these confidences probabilities, if the bundle has it.
         title: Above the report.
         compare: Predictions of another recogniser, as `jobs.evaluate --predictions` writes them.
         with_audio: Whether the worst utterances can be heard in the page.
-        device: Of the model.
-        threads: Of the loader.
 
     Raises:
         DataError: The other predictions cannot be read or are of other utterances.
@@ -62,6 +59,8 @@ def write_report(
         durations_s=manifest.durations_s,
         datasets=[manifest.shards[shard].rpartition("/shards/")[0] for shard in manifest.shard_index],
         snr_db=audio.snr_db(),
+        words=[words[row] for row in range(len(manifest))],
+        calibration=calibration,
     )
     other = read_predictions(compare) if compare else None
     try:
@@ -70,7 +69,8 @@ def write_report(
         raise DataError(str(error)) from error
     rows_by_id = {name: row for row, name in enumerate(manifest.ids)}
     worst = [rows_by_id[item.id] for item in report.worst]
-    clips = _clips(bundle, manifest, worst, judged.hypotheses, audio, with_audio, device=device, threads=threads)
+    shown = calibration.apply if calibration else list
+    clips = {manifest.ids[row]: _clip(audio, row, shown(words[row]), with_audio) for row in worst}
     object_store.write_bytes(object_store.join(output, REPORT_FILE), report.json())
     object_store.write_bytes(object_store.join(output, REPORT_PAGE), evaluation_page(report, clips).encode())
     return report
@@ -126,34 +126,11 @@ class _Audio:
         return found
 
 
-def _clips(
-    bundle: Bundle,
-    manifest: Manifest,
-    rows: list[int],
-    texts: list[str],
-    audio: _Audio,
-    with_audio: bool,
-    *,
-    device: str,
-    threads: int,
-) -> dict[str, Clip]:
-    if not rows:
-        return {}
-    log_probs = compute_log_probs(bundle, manifest.select(np.array(rows)), device=device, threads=threads)
-    clips = {}
-    for row, scores in zip(rows, log_probs, strict=True):
-        text = " ".join(texts[row].split())
-        frame_s = float(manifest.durations_s[row]) / max(1, len(scores))
-        try:
-            labels = bundle.alphabet.encode(text)
-            words = align_words(scores, text, labels, blank=bundle.alphabet.blank, frame_s=frame_s)
-        except ValueError:  # a language model may write more than the frames can hold
-            words = []
-        encoded = audio.encoded(row)
-        clips[manifest.ids[row]] = Clip(
-            envelope(audio.waveform(row), WAVE_POINTS),
-            words,
-            encoded if with_audio else b"",
-            MEDIA_TYPES.get(audio_info(encoded).container, "application/octet-stream"),
-        )
-    return clips
+def _clip(audio: _Audio, row: int, words: Sequence[WordSpan], with_audio: bool) -> Clip:
+    encoded = audio.encoded(row)
+    return Clip(
+        envelope(audio.waveform(row), WAVE_POINTS),
+        words,
+        encoded if with_audio else b"",
+        MEDIA_TYPES.get(audio_info(encoded).container, "application/octet-stream"),
+    )

@@ -97,6 +97,7 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
             max_batch_size=arguments.max_batch_size,
             max_batch_seconds=arguments.max_batch_seconds,
             api_keys_file=arguments.api_keys_file,
+            decoding=arguments.decoding,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -125,6 +126,9 @@ def main() -> None:
     parser.add_argument("--max-batch-size", type=int, default=32, help="utterances computed together (default 32)")
     parser.add_argument(
         "--max-batch-seconds", type=float, default=160.0, help="seconds computed together, with padding (default 160)"
+    )
+    parser.add_argument(
+        "--decoding", metavar="FILE", help="beam search as this YAML file of `jobs.language_model tune` says"
     )
     parser.add_argument("--api-keys-file", metavar="FILE", help="keys that clients must send, one a line")
     run_job(partial(_serve, parser.parse_args()))

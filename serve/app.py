@@ -3,8 +3,10 @@
 `serve run serve.app:build bundle=runs/demo/bundle`, `serve deploy serve/local.yaml`, or `python -m jobs.serve BUNDLE`.
 """
 
+import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,8 +15,12 @@ from pydantic import Field
 from ray import serve
 from ray.serve import Application
 
+from jasper_ray.config.decoding import DecodingConfig
+from jasper_ray.config.files import load_config
 from jasper_ray.config.strict import StrictModel
+from jasper_ray.decoding.confidence import read_calibrations
 from jasper_ray.errors import BundleError
+from jasper_ray.inference.searching import TranscriptSearch
 from jasper_ray.inference.transcriber import Transcriber
 from jasper_ray.model.bundle import check_bundle, read_bundle_config
 from jasper_ray.storage import object_store
@@ -97,6 +103,9 @@ class ServeArgs(Tuning):
     """A live session in which nothing comes ends after so long."""
     live_session_s: float = Field(3600.0, gt=0)
     """Longest live session."""
+    decoding: str | None = None
+    """YAML file as `jobs.language_model tune` writes it: transcriptions are then decoded so unless a request asks for
+    greedy; without, all are greedy. Its language models must lie where every replica can read them."""
     api_keys_file: str | None = None
     """Keys that clients must send, one a line; those of JASPER_API_KEYS count too. Without any, anyone may ask."""
 
@@ -116,10 +125,10 @@ class ServeArgs(Tuning):
 class TranscriptionReplica:
     """HTTP in, transcript out: the scheduler takes utterances from the routes without a call between processes."""
 
-    def __init__(self, args: ServeArgs, digests: tuple[str, ...]) -> None:
+    def __init__(self, args: ServeArgs, digests: tuple[str, ...], decoding: DecodingConfig) -> None:
         torch.set_num_threads(max(1, int(args.cpus_per_replica)))
-        self._args, self._digests = args, digests
-        self._models = [_load(uri, args) for uri in (args.bundle, args.canary_bundle) if uri is not None]
+        self._args, self._digests, self._decoding = args, digests, decoding
+        self._models = [_load(uri, args, decoding) for uri in (args.bundle, args.canary_bundle) if uri is not None]
         self._canary: CanaryRecognizer | None = None
         if len(self._models) == 2:
             self._canary = CanaryRecognizer(*self._models, args.canary_weight)
@@ -131,7 +140,7 @@ class TranscriptionReplica:
         limits = Limits(int(args.max_upload_mb * 2**20), args.max_duration_s)
         return build_api(
             self._recognizer,
-            model_card(args),
+            model_card(args, self._decoding),
             limits,
             live=args.live_limits(),
             key_digests=self._digests,
@@ -152,13 +161,28 @@ class TranscriptionReplica:
             model.require_progress()
 
 
-def _load(uri: str, args: ServeArgs) -> LocalRecognizer:
+def _load(uri: str, args: ServeArgs, decoding: DecodingConfig) -> LocalRecognizer:
     transcriber = Transcriber.from_bundle(uri, device=args.device, precision=args.precision)
     transcriber.warm_up()
-    return LocalRecognizer(transcriber, args.batch_limits(), args.queue_limits())
+    search = _search(uri, args, decoding, transcriber) if decoding.method == "beam" else None
+    return LocalRecognizer(transcriber, args.batch_limits(), args.queue_limits(), search)
 
 
-def model_card(args: ServeArgs) -> ModelCard:
+def _search(uri: str, args: ServeArgs, decoding: DecodingConfig, transcriber: Transcriber) -> TranscriptSearch:
+    """Beam search in as many processes as the replica has CPUs, begun before the first request."""
+    search = TranscriptSearch(
+        transcriber.alphabet,
+        decoding,
+        frame_s=transcriber.frame_s,
+        calibration=read_calibrations(uri).get("beam"),
+        num_processes=max(1, int(args.cpus_per_replica)),
+        apart=True,
+    )
+    search.warm_up()
+    return search
+
+
+def model_card(args: ServeArgs, decoding: DecodingConfig | None = None) -> ModelCard:
     """What clients are told about the bundle."""
     config = read_bundle_config(args.bundle)
     details: dict[str, object] = {key: config.training.get(key) for key in ("run", "step", "wer")}
@@ -169,6 +193,7 @@ def model_card(args: ServeArgs) -> ModelCard:
         details,
         args.language,
         config.text.alphabet,
+        "greedy" if decoding is None else decoding.method,
     )
 
 
@@ -198,13 +223,14 @@ def build(args: ServeArgs) -> Application:
     Raises:
         BundleError: There is no bundle, or its weights do not fit, or the canary's interface is another one; said here
             and not by a replica that fails to start.
-        ConfigError: The file of API keys cannot be read.
+        ConfigError: The file of API keys or the one of decoding cannot be read.
     """
     args = args.model_copy(update={"bundle": object_store.absolute(args.bundle)})  # replicas start in another folder
     check_bundle(args.bundle)
     if args.canary_bundle is not None:
         args = args.model_copy(update={"canary_bundle": object_store.absolute(args.canary_bundle)})
         _require_same_interface(args.bundle, str(args.canary_bundle))
+    decoding = load_config(DecodingConfig, Path(args.decoding) if args.decoding else None, [], environ=os.environ)
     tuning = {name: getattr(args, name) for name in Tuning.model_fields}
     deployment = serve.deployment(
         TranscriptionReplica,
@@ -216,4 +242,4 @@ def build(args: ServeArgs) -> Application:
         graceful_shutdown_timeout_s=args.timeout_s + 5 * SHUTDOWN_WAIT_S,
         ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
     )
-    return deployment.bind(args, key_digests(args.api_keys_file))
+    return deployment.bind(args, key_digests(args.api_keys_file), decoding)

@@ -8,6 +8,7 @@ import numpy as np
 from jasper_ray.inference.long_audio import Piece, Source
 from jasper_ray.inference.transcriber import Transcript
 from serve.recognizer import Recognizer
+from serve.wishes import Wish
 
 
 class CanaryRecognizer:
@@ -34,6 +35,10 @@ class CanaryRecognizer:
     async def transcribe(self, waveform: np.ndarray) -> Transcript:
         """By one of the two."""
         return await self.pick().transcribe(waveform)
+
+    async def search(self, waveform: np.ndarray, wish: Wish) -> Transcript:
+        """By one of the two."""
+        return await self.pick().search(waveform, wish)
 
     def stream(self, source: Source) -> AsyncIterator[Piece]:
         """By one of the two."""

@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 
 from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.errors import AudioError
+from jasper_ray.inference.long_audio import LONG_AUDIO_S
 from jasper_ray.inference.transcriber import Transcript, joined
 from serve.errors import ApiError
 from serve.openai_replies import (
@@ -30,6 +31,7 @@ from serve.openai_replies import (
 )
 from serve.recognizer import ModelCard, Recognizer
 from serve.uploads import READABLE, Limits, LongUpload, not_audio, read_upload
+from serve.wishes import Wish, wish_of
 
 GRANULARITIES = ("word", "segment")
 TRANSCRIPT_REPLY: dict[int | str, dict[str, Any]] = {
@@ -53,6 +55,9 @@ class TranscriptionForm(BaseModel):
     prompt: Annotated[str | None, Field(description="accepted, without effect")] = None
     granularities: Annotated[list[str], Field(alias="timestamp_granularities[]")] = []
     include: Annotated[list[str], Field(alias="include[]")] = []
+    decoding: Annotated[str, Field(description="ours: greedy or beam")] = ""
+    num_best: Annotated[int, Field(description="ours: alternatives in json and verbose_json, 1 to 50")] = 1
+    hotwords: Annotated[str, Field(description='ours: {"word or phrase": weight}')] = ""
 
 
 def openai_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> APIRouter:
@@ -81,6 +86,13 @@ def openai_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> AP
         with_logprobs = _checked_include(asked.include, form)
         if asked.stream and form not in ("json", "text"):
             raise ApiError(400, f"stream=true goes with json and text, not with {form}", param="stream")
+        wish = wish_of(
+            decoding=asked.decoding,
+            num_best=asked.num_best,
+            hotwords=asked.hotwords,
+            alphabet=card.alphabet,
+            default=card.decoding,
+        )
         content = await file.read(limits.max_upload_bytes + 1)
         chosen = recognizer.pick()
         upload = await read_upload(
@@ -91,10 +103,10 @@ def openai_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> AP
             limits=limits,
         )
         if asked.stream:
-            groups, duration_s = await _groups(chosen, upload, card)
+            groups, duration_s = await _groups(chosen, upload, card, wish)
             events = event_stream(groups, duration_s=duration_s, with_logprobs=with_logprobs)
             return StreamingResponse(events, media_type="text/event-stream")
-        transcript = await _transcribed(chosen, upload)
+        transcript = await _transcribed(chosen, upload, wish)
         if form == "json":
             return JSONResponse(json_reply(transcript, with_logprobs=with_logprobs))
         if form == "verbose_json":
@@ -136,9 +148,10 @@ def _form_schema(card: ModelCard) -> dict[str, Any]:
     return schema
 
 
-async def _transcribed(recognizer: Recognizer, upload: np.ndarray | LongUpload) -> Transcript:
+async def _transcribed(recognizer: Recognizer, upload: np.ndarray | LongUpload, wish: Wish | None) -> Transcript:
     if not isinstance(upload, LongUpload):
-        return await recognizer.transcribe(upload)
+        return await _heard(recognizer, upload, wish)
+    _require_greedy(wish)
     try:
         transcript = joined([piece async for piece in recognizer.stream(upload.source)])
     except AudioError as error:  # damaged behind its header
@@ -146,13 +159,25 @@ async def _transcribed(recognizer: Recognizer, upload: np.ndarray | LongUpload) 
     return replace(transcript, duration_s=upload.duration_s)
 
 
+async def _heard(recognizer: Recognizer, waveform: np.ndarray, wish: Wish | None) -> Transcript:
+    return await (recognizer.transcribe(waveform) if wish is None else recognizer.search(waveform, wish))
+
+
+def _require_greedy(wish: Wish | None) -> None:
+    """Long recordings are read window by window, greedily."""
+    if wish is not None and wish.explicit:
+        message = f"beam search takes audio of up to {LONG_AUDIO_S:g} s: send it in pieces, or ask for greedy"
+        raise ApiError(400, message, param="decoding", code="audio_too_long")
+
+
 async def _groups(
-    recognizer: Recognizer, upload: np.ndarray | LongUpload, card: ModelCard
+    recognizer: Recognizer, upload: np.ndarray | LongUpload, card: ModelCard, wish: Wish | None
 ) -> tuple[AsyncIterator[Sequence[WordSpan]], float]:
     """Words that are sent together, and the length of the audio; of a long one, as soon as they are known."""
     if isinstance(upload, LongUpload):
+        _require_greedy(wish)
         return (piece.words async for piece in recognizer.stream(upload.source)), upload.duration_s
-    return groups_of(await recognizer.transcribe(upload)), len(upload) / card.sample_rate_hz
+    return groups_of(await _heard(recognizer, upload, wish)), len(upload) / card.sample_rate_hz
 
 
 def require_model(name: str, card: ModelCard) -> None:

@@ -40,6 +40,7 @@ def plain_reply(transcript: Transcript, form: Format) -> str:
 def json_reply(transcript: Transcript, *, with_logprobs: bool) -> dict[str, Any]:
     """`json`: the text, and the seconds that were heard."""
     reply: dict[str, Any] = {"text": text_of(transcript), "usage": _duration_usage(transcript)}
+    reply |= _alternatives(transcript)
     if with_logprobs:
         reply["logprobs"] = logprobs(transcript.words)
     return reply
@@ -53,6 +54,7 @@ def verbose_reply(transcript: Transcript, *, language: str, granularities: Seque
         "duration": transcript.duration_s,
         "text": text_of(transcript),
         "usage": _duration_usage(transcript),
+        **_alternatives(transcript),
     }
     if "word" in granularities:
         reply["words"] = [_word(word) for word in transcript.words]
@@ -131,6 +133,17 @@ def logprobs(words: Sequence[WordSpan], *, begins: bool = True) -> list[dict[str
 
 def _event(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data)}\n\n"
+
+
+def _alternatives(transcript: Transcript) -> dict[str, Any]:
+    """What a search with `num_best` found, best first; natural logs."""
+    if not transcript.alternatives:
+        return {}
+    rows = [
+        {"text": one.text, "score": round(one.score, 4), "lm_score": round(one.lm_score, 4)}
+        for one in transcript.alternatives
+    ]
+    return {"alternatives": rows}
 
 
 def _duration_usage(transcript: Transcript) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,15 +14,19 @@ from torch import Tensor
 
 from jasper_ray.errors import JasperRayError
 from jasper_ray.inference.long_audio import Compute, Piece, Source
+from jasper_ray.inference.searching import TranscriptSearch
 from jasper_ray.inference.transcriber import Transcript
 from serve.batches import BatchLimits
+from serve.errors import ApiError
 from serve.scheduler import Load, OverloadedError, QueueLimits, Scheduler
+from serve.wishes import Wish
 
 CHECK_S = 0.25
 """Length of the noise that a health check has transcribed."""
 HANG_FACTOR = 2.0
 """A step that takes so many times the longest wait of a request hangs."""
 FEATURE_FRAMES_PER_S = 100
+SEARCH_RETRY_AFTER_S = 1.0
 MAX_STREAMS = 4
 """Long recordings that are read at a time; more are refused. Each has a thread that decodes and makes features."""
 
@@ -39,6 +44,8 @@ class ModelCard:
     language: str = "english"
     alphabet: str = " abcdefghijklmnopqrstuvwxyz'"
     """Characters by their label ids."""
+    decoding: str = "greedy"
+    """What is done without being asked: greedy or beam."""
 
 
 class Recognizer(Protocol):
@@ -52,6 +59,15 @@ class Recognizer(Protocol):
         """The transcript of `(N,)` float32 at the model's rate.
 
         Raises:
+            OverloadedError: Try again later.
+        """
+        ...
+
+    async def search(self, waveform: np.ndarray, wish: Wish) -> Transcript:
+        """The same by beam search.
+
+        Raises:
+            ApiError: 400, there is no beam search here.
             OverloadedError: Try again later.
         """
         ...
@@ -86,8 +102,8 @@ class BatchTranscriber(Protocol):
         """The rate that waveforms must have."""
         ...
 
-    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
-        """Transcripts of waveforms, in their order."""
+    def transcribe(self, waveforms: Sequence[np.ndarray], *, with_log_probs: bool = False) -> list[Transcript]:
+        """Transcripts of waveforms, in their order; with what a search needs, if it is asked for."""
         ...
 
     def stream(self, source: Source, *, compute: Compute | None = None) -> Iterator[Piece]:
@@ -107,6 +123,13 @@ class _Window:
     lengths: Tensor
 
 
+@dataclass(frozen=True)
+class _Searched:
+    """A waveform whose log-probabilities are wanted too."""
+
+    waveform: np.ndarray
+
+
 class HangingError(JasperRayError):
     """A step of the model has not ended for too long."""
 
@@ -118,12 +141,18 @@ class LocalRecognizer:
         transcriber: Called by one thread only.
         batch: How much is computed together.
         queue: How much may wait.
+        search: Beam search for requests that ask for it, in processes of its own.
     """
 
     def __init__(
-        self, transcriber: BatchTranscriber, batch: BatchLimits | None = None, queue: QueueLimits | None = None
+        self,
+        transcriber: BatchTranscriber,
+        batch: BatchLimits | None = None,
+        queue: QueueLimits | None = None,
+        search: TranscriptSearch | None = None,
     ) -> None:
         self._transcriber = transcriber
+        self._search = search
         self._rate_hz = transcriber.sample_rate_hz
         self._queue = queue or QueueLimits()
         self._scheduler: Scheduler[Any, Any] = Scheduler(self._work, batch, self._queue, out_of_memory=_out_of_memory)
@@ -143,6 +172,20 @@ class LocalRecognizer:
         """The transcript of `(N,)` float32 at the model's rate."""
         transcript: Transcript = await self._scheduler.submit(waveform, duration_s=len(waveform) / self._rate_hz)
         return transcript
+
+    async def search(self, waveform: np.ndarray, wish: Wish) -> Transcript:
+        """The transcript by beam search, as a request wishes."""
+        if self._search is None:
+            message = "this service has no beam search: start it with decoding=FILE, a YAML file with method: beam"
+            raise ApiError(400, message, param="decoding")
+        greedy = await self._scheduler.submit(_Searched(waveform), duration_s=len(waveform) / self._rate_hz)
+        work = partial(self._search.transcripts, [greedy], num_best=wish.num_best, hotwords=wish.hotwords or None)
+        try:
+            (found,) = await asyncio.wait_for(asyncio.to_thread(work), self._queue.timeout_s)
+        except TimeoutError:
+            message = f"the search gave no result within {self._queue.timeout_s:g} s"
+            raise OverloadedError(message, SEARCH_RETRY_AFTER_S) from None
+        return found
 
     async def stream(self, source: Source) -> AsyncIterator[Piece]:
         """The transcript of a long recording: its windows go through the scheduler, one at a time, among all others."""
@@ -175,14 +218,21 @@ class LocalRecognizer:
                     raise
                 await asyncio.sleep(error.retry_after_s)
 
-    def _work(self, items: list[np.ndarray | _Window]) -> list[Any]:
+    def _work(self, items: list[np.ndarray | _Searched | _Window]) -> list[Any]:
         """One step of the scheduler: waveforms together, windows each on its own."""
-        waveforms = [item for item in items if not isinstance(item, _Window)]
-        transcripts = iter(self._transcriber.transcribe(waveforms) if waveforms else [])
+        transcripts = iter(self._transcribe([item for item in items if not isinstance(item, _Window)]))
         return [
             self._transcriber.log_probs(item.features, item.lengths) if isinstance(item, _Window) else next(transcripts)
             for item in items
         ]
+
+    def _transcribe(self, items: list[np.ndarray | _Searched]) -> list[Transcript]:
+        if not items:
+            return []
+        waveforms = [item.waveform if isinstance(item, _Searched) else item for item in items]
+        if any(isinstance(item, _Searched) for item in items):
+            return self._transcriber.transcribe(waveforms, with_log_probs=True)
+        return self._transcriber.transcribe(waveforms)
 
     def admit(self, duration_s: float) -> None:
         """Refuse at once what `transcribe` would refuse."""
@@ -215,6 +265,8 @@ class LocalRecognizer:
     def close(self, timeout_s: float = 30.0) -> bool:
         """Answer what waits and end the thread; whether it ended in time."""
         self._scheduler.close()
+        if self._search is not None:
+            self._search.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
         return self._scheduler.join(timeout_s)
 

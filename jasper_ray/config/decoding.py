@@ -11,7 +11,8 @@ class DecodingConfig(StrictModel):
     """Greedy decoding or beam search, with or without a language model.
 
     A transcript's score is the natural log of its acoustic probability + `lm_weight` times the natural log of its
-    probability by the language model + `word_bonus` per word.
+    probability by the language model + `word_bonus` per word. With a `rescoring_model` the `num_best` best ones are
+    ranked anew, by that plus `rescoring_weight` times the natural log of their probability by that model.
     """
 
     method: Literal["greedy", "beam"] = "greedy"
@@ -33,10 +34,31 @@ class DecodingConfig(StrictModel):
     alignments: Literal["sum", "best"] = "sum"
     """Whether the alignments of a transcript are added up, as CTC defines it, or the best one counts."""
 
+    rescoring_model: str | None = None
+    """Folder of a causal language model of Hugging Face transformers, local or on a store: ranks the best transcripts
+    of the search anew."""
+    rescoring_weight: float = Field(0.3, ge=0)
+    """Weight of that model."""
+    rescoring_lm_weight: float | None = Field(None, ge=0)
+    """Weight of the n-grams in that ranking; null is `lm_weight`."""
+    rescoring_device: str = "cpu"
+    """Where that model runs: cpu or cuda."""
+    num_best: int = Field(50, ge=1)
+    """Transcripts that are ranked anew."""
+
+    @property
+    def second_lm_weight(self) -> float:
+        """Weight of the n-grams when transcripts are ranked anew."""
+        return self.lm_weight if self.rescoring_lm_weight is None else self.rescoring_lm_weight
+
     @model_validator(mode="after")
     def _language_model_is_used(self) -> Self:
         if self.method == "greedy" and self.language_model is not None:
             raise ValueError(
                 f"language_model={self.language_model!r} needs method=beam: greedy decoding cannot use one"
+            )
+        if self.method == "greedy" and self.rescoring_model is not None:
+            raise ValueError(
+                f"rescoring_model={self.rescoring_model!r} needs method=beam: greedy decoding finds one transcript only"
             )
         return self

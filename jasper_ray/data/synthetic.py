@@ -1,7 +1,8 @@
 """The embedded corpus: connected digits and short commands, spoken by eSpeak NG in voices of many kinds.
 
 Everything follows from the number of an utterance, so the same corpus comes out on every machine. Voices for
-evaluation use timbres (eSpeak's variants) that no training voice uses.
+evaluation use timbres (eSpeak's variants) that no training voice uses. The same voices also read any text: more speech
+to learn from beside little that is real.
 """
 
 import io
@@ -15,12 +16,15 @@ import soxr
 from jasper_ray.data.espeak import Espeak
 from jasper_ray.data.readers.corpus import AudioBytes, CorpusUtterance
 from jasper_ray.errors import DataError
+from jasper_ray.storage import object_store
 
-NAME = "digits-and-commands"
+NAME, TEXT = "digits-and-commands", "text:"
 NUM_TRAIN, NUM_EVALUATION = 1500, 180
 NUM_TRAIN_VOICES, NUM_EVALUATION_VOICES = 300, 24
 SAMPLE_RATE_HZ = 16000
 SEED = 20190412
+WORDS_READ = 10
+"""Longest piece of a text that is one utterance: a model learns from short ones first."""
 
 ACCENTS = ("en-us", "en", "en-029", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-x-rp", "en-us-nyc")
 # Variants that sound like people. Not here: whispers, robots, and the nine (Alicia, Demonic, f2, f3, f5, sandro,
@@ -87,18 +91,24 @@ def read_synthetic(source: str, splits: Sequence[str] = ("train", "evaluation"))
     """Utterances of the splits.
 
     Args:
-        source: `digits-and-commands`, or `digits-and-commands:300` for so many training utterances.
+        source: `digits-and-commands`, or `digits-and-commands:300` for so many training utterances; `text:FILE:1000`
+            reads the first pieces of a text, with training voices only.
         splits: `train`, `evaluation` or both.
 
     Raises:
         DataError: Another name, or eSpeak NG is not installed.
     """
+    if source.startswith(TEXT):
+        if "train" in splits:
+            with Espeak() as espeak:
+                yield from _speak(espeak, "train", _pieces(source.removeprefix(TEXT)), voices("train"))
+        return
     num_train = _num_train(source)
     num_evaluation = max(1, round(NUM_EVALUATION * num_train / NUM_TRAIN))
     with Espeak() as espeak:
         for split, count in (("train", num_train), ("evaluation", num_evaluation)):
             if split in splits:
-                yield from _speak(espeak, split, count, voices(split))
+                yield from _speak(espeak, split, [transcript(split, n) for n in range(count)], voices(split))
 
 
 def _num_train(source: str) -> int:
@@ -108,9 +118,24 @@ def _num_train(source: str) -> int:
     return int(count) if count else NUM_TRAIN
 
 
-def _speak(espeak: Espeak, split: str, count: int, speakers: Sequence[Voice]) -> Iterator[CorpusUtterance]:
+def _pieces(source: str) -> list[str]:
+    """Lines of a text file cut into pieces of `WORDS_READ` words, as many as `FILE:COUNT` asks for."""
+    path, _, count = source.rpartition(":")
+    if not count.isdigit():
+        raise DataError(f"text to be read is written {TEXT}FILE:COUNT, e.g. {TEXT}book.txt:1000, got {TEXT + source!r}")
+    pieces: list[str] = []
+    for line in object_store.read_bytes(path).decode("utf-8").splitlines():
+        words = line.split()
+        starts = range(0, len(words), WORDS_READ)
+        pieces += [" ".join(words[start : start + WORDS_READ]) for start in starts]
+        if len(pieces) >= int(count):
+            break
+    return pieces[: int(count)]
+
+
+def _speak(espeak: Espeak, split: str, texts: Sequence[str], speakers: Sequence[Voice]) -> Iterator[CorpusUtterance]:
     # Seven shares no factor with the number of voices: each of them says commands as well as digits.
-    said = [(transcript(split, number), speakers[number * 7 % len(speakers)]) for number in range(count)]
+    said = [(text, speakers[number * 7 % len(speakers)]) for number, text in enumerate(texts)]
     requests = [
         {"text": text, "voice": voice.espeak_name, "pitch": voice.pitch, "range": voice.range, "rate": voice.rate}
         for text, voice in said

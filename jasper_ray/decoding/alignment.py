@@ -3,6 +3,7 @@
 Source: Graves et al. 2006; Viterbi's recursion over the transcript with blanks between its labels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,9 @@ class WordSpan:
     start_s: float
     end_s: float
     confidence: float
-    """Geometric mean of the probabilities of its labels, from 0 to 1."""
+    """Geometric mean of the probabilities of its labels, from 0 to 1; calibrated, the probability that it is right."""
+    entropy: float = 0.0
+    """Mean entropy of its frames as a share of the largest there is: 0 certain, 1 guessing."""
 
 
 def align(log_probs: np.ndarray, labels: Sequence[int], *, blank: int) -> list[Span]:
@@ -76,14 +79,23 @@ def align_words(
     if len(text) != len(labels):
         raise ValueError(f"{len(text)} characters but {len(labels)} labels: each character has one")
     spans = align(log_probs, labels, blank=blank)
+    entropies = frame_entropies(log_probs)
     words, position = [], 0
     for word in text.split(" "):
         part = spans[position : position + len(word)]
         position += len(word) + 1
         if part:
             confidence = float(np.exp(np.mean(np.log([max(span.probability, 1e-10) for span in part]))))
-            words.append(WordSpan(word, part[0].start * frame_s, part[-1].end * frame_s, confidence))
+            start, end = part[0].start, part[-1].end
+            entropy = float(entropies[start:end].mean())
+            words.append(WordSpan(word, start * frame_s, end * frame_s, confidence, entropy))
     return words
+
+
+def frame_entropies(log_probs: np.ndarray) -> np.ndarray:
+    """`(T,)` entropy of each frame as a share of the largest there is: 0 certain, 1 guessing."""
+    entropies: np.ndarray = -(np.exp(log_probs) * np.maximum(log_probs, -1e4)).sum(axis=1)
+    return entropies / math.log(max(log_probs.shape[1], 2))
 
 
 def _may_skip(states: np.ndarray) -> np.ndarray:

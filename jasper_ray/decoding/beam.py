@@ -31,9 +31,11 @@ class Hypothesis:
 
     text: str
     score: float
-    """acoustic + lm_weight * language model + bonuses; natural log."""
+    """acoustic + lm_weight * language model + bonuses (+ rescoring_weight * neural model); natural log."""
     lm_score: float
     """Natural log of the probability by the language model; 0 without one."""
+    neural_score: float = 0.0
+    """The same by the neural model that ranked it anew; 0 without one."""
 
 
 def require_flashlight() -> tuple[Any, Any, Any]:

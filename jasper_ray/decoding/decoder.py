@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from jasper_ray.config.decoding import DecodingConfig
 from jasper_ray.decoding.beam import BeamDecoder, Hypothesis
 from jasper_ray.decoding.language_model import LanguageModel, load_language_model
+from jasper_ray.decoding.rescoring import Rescorer, build_rescorer
 from jasper_ray.model.ctc import greedy_decode
 from jasper_ray.text.alphabet import Alphabet
 
@@ -48,22 +50,30 @@ class GreedyDecoder:
 class BeamSearch:
     """Beam search in this process, or in several: flashlight keeps Python's lock, so threads would not help.
 
+    A neural model that ranks the hypotheses anew runs in this process, over all utterances of a call at once.
+
     Args:
         alphabet: Of the model.
         config: The search and its language model.
-        num_processes: 1 searches here.
+        num_processes: 1 searches here, unless `apart`.
+        apart: Search in a process of its own also if there is only one, so that this one stays free.
 
     Raises:
         ConfigError: The parts of the search do not go together.
         DataError: There is no language model where the config says.
     """
 
-    def __init__(self, alphabet: Alphabet, config: DecodingConfig, *, num_processes: int = 1) -> None:
+    def __init__(
+        self, alphabet: Alphabet, config: DecodingConfig, *, num_processes: int = 1, apart: bool = False
+    ) -> None:
+        self.config = config
         self._folder = tempfile.TemporaryDirectory(prefix="jasper-lm-")
         model = load_language_model(config.language_model, Path(self._folder.name)) if config.language_model else None
         self._here = BeamDecoder(alphabet, config, model)
+        self._one_at_a_time = Lock()
+        self._rescorer: Rescorer | None = build_rescorer(config)
         self._pool: ProcessPoolExecutor | None = None
-        if num_processes > 1:
+        if num_processes > 1 or apart:
             self._pool = ProcessPoolExecutor(
                 num_processes,
                 mp_context=get_context("spawn"),
@@ -90,8 +100,21 @@ class BeamSearch:
             utterances: `(T, V)` natural log-probabilities each, without padding.
             num_best: How many transcripts are wanted.
             hotwords: As `BeamDecoder.decode`.
-            weights: `lm_weight` and `word_bonus` instead of the config's.
+            weights: `lm_weight` and `word_bonus` instead of the config's; then nothing is ranked anew.
         """
+        if self._rescorer is not None and weights is None:
+            found = self._search(utterances, max(num_best, self.config.num_best), hotwords, None)
+            with self._one_at_a_time:
+                return [hypotheses[:num_best] for hypotheses in self._rescorer.rank(found)]
+        return self._search(utterances, num_best, hotwords, weights)
+
+    def _search(
+        self,
+        utterances: Sequence[np.ndarray],
+        num_best: int,
+        hotwords: Mapping[str, float] | None,
+        weights: tuple[float, float] | None,
+    ) -> list[list[Hypothesis]]:
         if self._pool is None:
             return _search(self._here, utterances, num_best, hotwords, weights)
         parts = [utterances[start : start + CHUNK] for start in range(0, len(utterances), CHUNK)]

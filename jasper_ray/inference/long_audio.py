@@ -27,7 +27,7 @@ from jasper_ray.audio.decode import decode_blocks
 from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.audio.log_mel_stream import FeatureStatistics, stream_log_mel
 from jasper_ray.decoding.alignment import WordSpan
-from jasper_ray.decoding.timing import path_words
+from jasper_ray.decoding.timing import entropy_shares, path_words
 from jasper_ray.inference.engine import Engine
 from jasper_ray.model.bundle import BundleConfig
 from jasper_ray.text.alphabet import Alphabet
@@ -150,11 +150,13 @@ class _Pieces:
         self._alphabet, self._frame_s = alphabet, frame_s
         self._space = alphabet.labels.find(" ")
         self._best, self._path = np.empty(0, np.float32), np.empty(0, np.int64)
+        self._entropies = np.empty(0, np.float32)
         self._first = 0  # frame of the whole audio that these begin with
 
     def add(self, log_probs: Tensor) -> Piece:
         best, path = (values.cpu().numpy() for values in log_probs.max(dim=1))
         self._best, self._path = np.concatenate([self._best, best]), np.concatenate([self._path, path])
+        self._entropies = np.concatenate([self._entropies, entropy_shares(log_probs.float()).cpu().numpy()])
         is_space = self._path == self._space
         begins = np.flatnonzero(is_space[1:] & ~is_space[:-1]) + 1
         return self._cut(int(begins[-1]) if len(begins) else 0)
@@ -164,12 +166,13 @@ class _Pieces:
 
     def _cut(self, end: int) -> Piece:
         best, path = self._best[:end], self._path[:end]
-        self._best, self._path = self._best[end:], self._path[end:]
+        entropies = self._entropies[:end]
+        self._best, self._path, self._entropies = self._best[end:], self._path[end:], self._entropies[end:]
         start_s = self._first * self._frame_s
         self._first += end
         words = tuple(
             replace(word, start_s=word.start_s + start_s, end_s=word.end_s + start_s)
-            for word in path_words(best, path, self._alphabet, self._frame_s)
+            for word in path_words(best, path, entropies, self._alphabet, self._frame_s)
         )
         is_new = np.ones(end, dtype=bool)
         is_new[1:] = path[1:] != path[:-1]

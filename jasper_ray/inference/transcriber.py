@@ -1,7 +1,7 @@
 """Waveforms in, transcripts out: the one way from audio to text, whoever asks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,9 @@ from torch import Tensor
 
 from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.decoding.beam import Hypothesis
+from jasper_ray.decoding.confidence import Calibration, read_calibrations
+from jasper_ray.decoding.decoder import split
 from jasper_ray.decoding.timing import greedy_words
 from jasper_ray.inference.engine import Engine, Precision
 from jasper_ray.inference.long_audio import LONG_AUDIO_S, Compute, LongAudio, Piece, Source, Statistics, waveform_source
@@ -28,6 +31,10 @@ class Transcript:
     """Mean probability of the frames that emit a label, from 0 to 1; 0 where nothing was said."""
     words: tuple[WordSpan, ...] = ()
     """The words of the text, and when they were said."""
+    alternatives: tuple[Hypothesis, ...] = ()
+    """What a beam search found, best first, if more than one was asked for."""
+    log_probs: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """`(T, V)` natural log-probabilities, if they were asked for."""
 
 
 class Transcriber:
@@ -38,6 +45,7 @@ class Transcriber:
         device: Where the model runs.
         precision: Its arithmetic.
         batch_seconds: Bound on count times longest of a batch; it changes the speed, never a transcript.
+        calibration: Makes confidences of greedily decoded words probabilities (`python -m jobs.calibrate`).
     """
 
     def __init__(
@@ -47,14 +55,16 @@ class Transcriber:
         device: str = "cpu",
         precision: Precision = "fp32",
         batch_seconds: float = DEFAULT_BATCH_SECONDS,
+        calibration: Calibration | None = None,
     ) -> None:
         self.config = bundle.config
-        self._alphabet = bundle.alphabet
+        self.alphabet = bundle.alphabet
+        self._calibration = calibration
         self._engine = Engine(bundle, device=device, precision=precision)
         self._filterbank = Filterbank(bundle.config.features)
         self._batch_seconds = batch_seconds
         self._long = LongAudio(bundle.config, self._engine, self._filterbank, bundle.alphabet)
-        self._frame_s = bundle.config.features.hop_s * bundle.config.model.total_stride
+        self.frame_s = bundle.config.features.hop_s * bundle.config.model.total_stride
 
     @classmethod
     def from_bundle(cls, uri: str, *, device: str = "cpu", precision: Precision = "fp32") -> "Transcriber":
@@ -62,8 +72,10 @@ class Transcriber:
 
         Raises:
             BundleError: There is no whole bundle at `uri`.
+            DataError: Its calibration of confidences cannot be read.
         """
-        return cls(load_bundle(uri), device=device, precision=precision)
+        calibration = read_calibrations(uri).get("greedy")
+        return cls(load_bundle(uri), device=device, precision=precision, calibration=calibration)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -74,11 +86,12 @@ class Transcriber:
         """Do once what is slow only the first time, so that no request pays for it."""
         self._engine.warm_up()
 
-    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
+    def transcribe(self, waveforms: Sequence[np.ndarray], *, with_log_probs: bool = False) -> list[Transcript]:
         """Transcripts of waveforms, in their order.
 
         Args:
             waveforms: `(N,)` float32 each, at `sample_rate_hz`, full scale 1, any lengths above 0.
+            with_log_probs: Whether the transcripts bring along what a search needs.
 
         Returns:
             One transcript per waveform; alone or together they are the same.
@@ -86,19 +99,26 @@ class Transcriber:
         transcripts: dict[int, Transcript] = {}
         features: dict[int, Tensor] = {}
         for row, waveform in enumerate(waveforms):
-            if len(waveform) > LONG_AUDIO_S * self.sample_rate_hz:
+            # A search needs the log-probabilities of all frames: then there is no bound on memory.
+            if len(waveform) > LONG_AUDIO_S * self.sample_rate_hz and not with_log_probs:
                 transcripts[row] = self.transcribe_long(waveform_source(waveform))
             else:
                 features[row] = self._filterbank(torch.tensor(waveform, dtype=torch.float32))
         for rows in self._batches({row: one.shape[1] for row, one in features.items()}):
             padded, lengths = self._pad([features[row] for row in rows])
             log_probs, encoder_lengths = self._engine.log_probs(padded, lengths)
-            labels = greedy_decode(log_probs, encoder_lengths, blank=self._alphabet.blank)
-            confidences = emission_confidence(log_probs, encoder_lengths, blank=self._alphabet.blank)
-            words = greedy_words(log_probs, encoder_lengths, self._alphabet, frame_s=self._frame_s)
-            for row, ids, confidence, spans in zip(rows, labels, confidences, words, strict=True):
-                duration_s = len(waveforms[row]) / self.sample_rate_hz
-                transcripts[row] = Transcript(self._alphabet.decode(ids), duration_s, confidence, tuple(spans))
+            labels = greedy_decode(log_probs, encoder_lengths, blank=self.alphabet.blank)
+            confidences = emission_confidence(log_probs, encoder_lengths, blank=self.alphabet.blank)
+            words = greedy_words(log_probs, encoder_lengths, self.alphabet, frame_s=self.frame_s)
+            kept = split(log_probs, encoder_lengths) if with_log_probs else [None] * len(rows)
+            for row, ids, confidence, spans, scores in zip(rows, labels, confidences, words, kept, strict=True):
+                transcripts[row] = Transcript(
+                    self.alphabet.decode(ids),
+                    len(waveforms[row]) / self.sample_rate_hz,
+                    confidence,
+                    tuple(self._calibration.apply(spans) if self._calibration else spans),
+                    log_probs=scores,
+                )
         return [transcripts[row] for row in range(len(waveforms))]
 
     def stream(
@@ -111,7 +131,9 @@ class Transcriber:
             statistics: `running` for audio that can be read only once.
             compute: Who runs the model, if not this transcriber's engine in this thread: `log_probs` elsewhere.
         """
-        return self._long.stream(source, statistics=statistics, compute=compute)
+        for piece in self._long.stream(source, statistics=statistics, compute=compute):
+            words = tuple(self._calibration.apply(piece.words)) if self._calibration else piece.words
+            yield replace(piece, words=words)
 
     def log_probs(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `Engine.log_probs`."""

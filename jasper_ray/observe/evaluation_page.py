@@ -9,7 +9,9 @@ from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.observe.evaluation_report import EvaluationReport, Group, Worst
 from jasper_ray.text.confidence import Interval
 
-WAVE_WIDTH, WAVE_HEIGHT, WORDS_HEIGHT = 720, 60, 18
+WAVE_WIDTH, WAVE_HEIGHT = 720, 60
+LETTER_WIDTH, LINE_HEIGHT = 6.2, 12
+"""Of words under a waveform."""
 MAX_ROWS = 20
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --paper: #fff; --soft: #5b6b7b; --line: #d9e0e7; --bar: #2f7fd1;
@@ -27,6 +29,8 @@ td, th { padding: .15rem 1.2rem .15rem 0; border-bottom: 1px solid var(--line); 
 .bar { fill: var(--bar); } .range { stroke: var(--ink); }
 article { border-top: 1px solid var(--line); padding: .8rem 0; } del { color: var(--wrong); }
 ins { color: var(--right); text-decoration: none; border-bottom: 2px solid; } audio { width: 100%; height: 2.2rem; }
+svg.reliability { width: 22rem; height: auto; } svg.reliability text { fill: var(--soft); font-size: 11px; }
+svg.reliability line { stroke: var(--ink); stroke-dasharray: 4 3; } svg.reliability circle { fill: var(--ink); }
 svg.wave { width: 100%; height: auto; } svg.wave text { fill: var(--soft); font-size: 10px; }
 summary { cursor: pointer; }
 """
@@ -59,6 +63,7 @@ def evaluation_page(report: EvaluationReport, clips: Mapping[str, Clip]) -> str:
         _table(("character", "written", "times"), _visible(report.confused_characters[:MAX_ROWS])),
         "</div><h2>Compared otherwise</h2>",
         _table(("texts", "WER"), [(name, f"{rate:.2%}") for name, rate in report.normalizations.items()]),
+        _confidence(report),
         "<h2>Most errors</h2><p class='soft'>What was said and not written is <del>struck out</del>, what was "
         "written instead is <ins>underlined</ins>.</p>",
         *(_worst(worst, clips.get(worst.id)) for worst in report.worst),
@@ -120,6 +125,47 @@ def _groups(kind: str, groups: Sequence[Group]) -> str:
     return f"<h2>By {escape(kind)}</h2><table><tr>{heads}</tr>{''.join(rows)}</table>{more}"
 
 
+def _confidence(report: EvaluationReport) -> str:
+    """Reliability diagram: what confidences promise beside what they keep."""
+    found = report.confidence
+    if found is None or not found.num_words:
+        return ""
+    size, left = 260, 30
+    columns = []
+    for one in found.bins:
+        x, width = left + size * one.low, size * (one.high - one.low) - 2
+        told = (
+            f"confidence {one.low:.1f} to {one.high:.1f}: {one.num_words:,} words, on average {one.confidence:.3f}; "
+            f"right: {one.accuracy:.3f}"
+        )
+        columns.append(
+            f"<g><title>{told}</title><rect class='bar' x='{x:.1f}' y='{size * (1 - one.accuracy):.1f}' "
+            f"width='{width:.1f}' height='{size * one.accuracy:.1f}'/><circle cx='{left + size * one.confidence:.1f}' "
+            f"cy='{size * (1 - one.accuracy):.1f}' r='3.5'/></g>"
+        )
+    ticks = "".join(
+        f"<text x='{left + size * tick / 4:.0f}' y='{size + 14}' text-anchor='middle'>{tick / 4:g}</text>"
+        f"<text x='{left - 5}' y='{size * (1 - tick / 4) + 4:.0f}' text-anchor='end'>{tick / 4:g}</text>"
+        for tick in range(5)
+    )
+    picture = (
+        f"<svg class='reliability' viewBox='-5 -10 {size + left + 25} {size + 50}'>{''.join(columns)}"
+        f"<line x1='{left}' y1='{size}' x2='{left + size}' y2='0'/>{ticks}"
+        f"<text x='{left + size / 2:.0f}' y='{size + 32}' text-anchor='middle'>confidence</text></svg>"
+    )
+    before = "" if report.uncalibrated_error is None else f" ({report.uncalibrated_error:.3f} before the calibration)"
+    rows = [
+        (f"{one.low:.1f} to {one.high:.1f}", f"{one.confidence:.3f}", f"{one.accuracy:.3f}", f"{one.num_words:,}")
+        for one in found.bins
+    ]
+    return (
+        f"<h2>Confidence of words</h2><p>Expected calibration error <b>{found.error:.3f}</b>{before}, "
+        f"{found.num_words:,} words of which {found.accuracy:.1%} are right. Columns: share that is right, on the line "
+        f"if confidences are probabilities.</p><div class='columns'>{picture}"
+        f"{_table(('confidence', 'mean', 'right', 'words'), rows)}</div>"
+    )
+
+
 def _worst(worst: Worst, clip: Clip | None) -> str:
     words = " ".join(_edit(*edit) for edit in worst.edits)
     where = f"{worst.speaker}, " if worst.speaker else ""
@@ -153,12 +199,24 @@ def _wave(clip: Clip, duration_s: float) -> str:
         f"height='{max(1.0, WAVE_HEIGHT * peak):.1f}'/>"
         for number, peak in enumerate(clip.envelope)
     )
-    words = "".join(
-        f"<text x='{WAVE_WIDTH * word.start_s / max(duration_s, 1e-9):.1f}' y='{WAVE_HEIGHT + 13}'>{escape(word.word)}"
-        f"<title>{word.start_s:.2f} to {word.end_s:.2f} s, confidence {word.confidence:.2f}</title></text>"
-        for word in clip.words
-    )
-    return f"<svg class='wave' viewBox='0 0 {WAVE_WIDTH} {WAVE_HEIGHT + WORDS_HEIGHT}'>{bars}{words}</svg>"
+    words, num_lines = _written(clip.words, duration_s)
+    height = WAVE_HEIGHT + 6 + LINE_HEIGHT * num_lines
+    return f"<svg class='wave' viewBox='0 0 {WAVE_WIDTH} {height}'>{bars}{words}</svg>"
+
+
+def _written(words: Sequence[WordSpan], duration_s: float) -> tuple[str, int]:
+    """Words under a waveform where they were said, on as many lines as keep them apart."""
+    ends: list[float] = []
+    texts = []
+    for word in words:
+        x = WAVE_WIDTH * word.start_s / max(duration_s, 1e-9)
+        line = next((number for number, end in enumerate(ends) if end <= x), len(ends))
+        ends[line : line + 1] = [x + LETTER_WIDTH * (len(word.word) + 1)]
+        texts.append(
+            f"<text x='{x:.1f}' y='{WAVE_HEIGHT + LINE_HEIGHT * (line + 1)}'>{escape(word.word)}"
+            f"<title>{word.start_s:.2f} to {word.end_s:.2f} s, confidence {word.confidence:.2f}</title></text>"
+        )
+    return "".join(texts), len(ends)
 
 
 def _visible(rows: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int]]:

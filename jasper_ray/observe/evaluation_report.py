@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.decoding.confidence import Calibration, Reliability, correct_words, reliability
 from jasper_ray.text.confidence import Comparison, Interval, compare_rates, rate_interval
 from jasper_ray.text.edits import EditTable, count_edits, word_edits
 from jasper_ray.text.wer import count_errors
@@ -34,6 +36,10 @@ class Judged:
     """Where each utterance comes from."""
     snr_db: np.ndarray | None = None
     """Estimated signal-to-noise ratio, if it was looked at."""
+    words: Sequence[Sequence[WordSpan]] | None = None
+    """Words of the hypotheses with their uncalibrated confidences, if they are known."""
+    calibration: Calibration | None = None
+    """What makes these confidences probabilities."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,10 @@ class EvaluationReport:
     compared_with: str = ""
     comparison: Comparison | None = None
     other_wer: Interval | None = None
+    confidence: Reliability | None = None
+    """How far confidences of words can be trusted: calibrated ones, if there is a calibration."""
+    uncalibrated_error: float | None = None
+    """Expected calibration error before the calibration."""
     utterances: list[tuple[str, int, int]] = field(default_factory=list)
     """Id, word errors and words of every utterance."""
 
@@ -109,6 +119,7 @@ def evaluation_report(
     characters = count_edits(judged.references, judged.hypotheses, characters=True)
     speakers = np.asarray(judged.speakers)
     comparison, other_wer = _comparison(judged, words, other, other_name)
+    confidence, uncalibrated = _confidence(judged)
     return EvaluationReport(
         title=title,
         num_utterances=len(judged.ids),
@@ -128,6 +139,8 @@ def evaluation_report(
         compared_with=other_name if comparison else "",
         comparison=comparison,
         other_wer=other_wer,
+        confidence=confidence,
+        uncalibrated_error=uncalibrated,
         utterances=[
             (name, int(edits), int(length))
             for name, edits, length in zip(judged.ids, words.edits, words.lengths, strict=True)
@@ -251,6 +264,23 @@ def _comparison(
     return comparison, rate_interval(theirs.edits, theirs.lengths)
 
 
+def _confidence(judged: Judged) -> tuple[Reliability | None, float | None]:
+    """Reliability of the confidences, and the calibration error without calibration if there is one."""
+    if judged.words is None:
+        return None, None
+    spans: list[WordSpan] = []
+    right: list[bool] = []
+    for reference, hypothesis, words in zip(judged.references, judged.hypotheses, judged.words, strict=True):
+        correct = correct_words(reference, hypothesis)
+        if len(correct) == len(words):  # a text that does not fit its frames has no words
+            spans += words
+            right += correct
+    plain = reliability([word.confidence for word in spans], right)
+    if judged.calibration is None:
+        return plain, None
+    return reliability([word.confidence for word in judged.calibration.apply(spans)], right), plain.error
+
+
 def summary(report: EvaluationReport) -> dict[str, Any]:
     """The figures of a report that fit on a line."""
     figures: dict[str, Any] = {
@@ -260,6 +290,8 @@ def summary(report: EvaluationReport) -> dict[str, Any]:
         "cer": report.cer.rate,
         **report.words,
     }
+    if report.confidence is not None:
+        figures["calibration_error"] = report.confidence.error
     if report.comparison is not None:
         figures |= {"difference": report.comparison.difference.rate, "p_value": report.comparison.p_value}
     return figures

@@ -1,5 +1,6 @@
 import hashlib
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,17 @@ def test_texts_are_digits_and_commands_in_turn() -> None:
     words = {word for number in range(1500) for word in transcript("train", number).split()}
     assert 50 <= len(words) <= 80
     assert {word for number in range(180) for word in transcript("evaluation", number).split()} <= words
+
+
+def test_voices_of_training_read_any_text_in_pieces(tmp_path: Path) -> None:
+    text = tmp_path / "book.txt"
+    text.write_text(" ".join(f"word{n}" for n in "abcdefghijklmno") + "\nthe end of it\nnever read\n")
+    spoken = list(read_synthetic(f"text:{text}:3"))
+    assert [len(utterance.text.split()) for utterance in spoken] == [10, 5, 4]
+    assert spoken[2].text == "the end of it" and spoken[0].fields["split"] == "train"
+    assert [u.audio.read() for u in spoken] == [u.audio.read() for u in read_synthetic(f"text:{text}:3")]
+    with pytest.raises(DataError, match="text:FILE:COUNT"):
+        list(read_synthetic(f"text:{text}"))
 
 
 def test_another_name_is_refused() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jasper_ray.config.decoding import DecodingConfig
@@ -50,6 +50,13 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    folder = tmp_path_factory.mktemp("tiny")
+    build_language_model(["a b", "ab a", "b", "a ab b", "ba ab", "b a"] * 2, str(folder), order=2)
+    return load_language_model(str(folder))
+
+
+@pytest.fixture(scope="module")
 def characters(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     folder = tmp_path_factory.mktemp("characters")
     build_language_model(TEXT, str(folder), order=4, unit="character")
@@ -65,6 +72,51 @@ def test_a_wide_beam_finds_what_trying_everything_finds(labels: str, num_frames:
     found = decoder.decode(log_probs, num_best=4)
     expected = exhaustive(log_probs, alphabet)[:4]
     assert [hypothesis.score for hypothesis in found] == pytest.approx([score for _, score in expected], abs=1e-4)
+    assert [hypothesis.text for hypothesis in found] == [text for text, _ in expected]
+
+
+def arpa_log_prob(path: Path, words: list[str]) -> float:
+    """Natural log of the probability of a sentence by the file's own figures, backing off by hand."""
+    found: dict[tuple[str, ...], tuple[float, float]] = {}
+    for line in path.read_text().splitlines():
+        fields = line.split("\t")
+        if len(fields) >= 2:
+            found[tuple(fields[1].split())] = (float(fields[0]), float(fields[2]) if len(fields) > 2 else 0.0)
+
+    def log10(context: tuple[str, ...], word: str) -> float:
+        if (*context, word) in found:
+            return found[(*context, word)][0]
+        return found.get(context, (0.0, 0.0))[1] + log10(context[1:], word)
+
+    sentence = ["<s>", *words, "</s>"]
+    order = max(map(len, found))
+    total = sum(log10(tuple(sentence[max(0, at - order + 1) : at]), sentence[at]) for at in range(1, len(sentence)))
+    return total * float(np.log(10))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    num_frames=st.integers(1, 6),
+    seed=st.integers(0, 9999),
+    lm_weight=st.sampled_from([0.3, 1.0, 2.0]),
+    bonus=st.sampled_from([-1.0, 0.0, 1.5]),
+)
+def test_with_words_n_grams_and_bonus_a_wide_beam_finds_what_trying_everything_finds(
+    tiny: LanguageModel, num_frames: int, seed: int, lm_weight: float, bonus: float
+) -> None:
+    alphabet = Alphabet(" ab")
+    log_probs = log_probs_of(num_frames, alphabet.num_labels, seed, sharpness=1.5).numpy()
+    config = DecodingConfig(method="beam", beam_width=5000, beam_threshold=1e6, lm_weight=lm_weight, word_bonus=bonus)
+    expected = sorted(
+        (
+            (text, score + lm_weight * arpa_log_prob(tiny.path, text.split()) + bonus * len(text.split()))
+            for text, score in exhaustive(log_probs, alphabet)
+            if set(text.split()) <= set(tiny.words)
+        ),
+        key=lambda item: -item[1],
+    )[:3]
+    found = BeamDecoder(alphabet, config, tiny).decode(log_probs, num_best=3)
+    assert [hypothesis.score for hypothesis in found] == pytest.approx([score for _, score in expected], abs=1e-3)
     assert [hypothesis.text for hypothesis in found] == [text for text, _ in expected]
 
 

@@ -1,10 +1,12 @@
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.decoding.confidence import Calibration
 from jasper_ray.observe.evaluation_page import Clip, evaluation_page
 from jasper_ray.observe.evaluation_report import Judged, evaluation_report, summary
 from jasper_ray.text.wer import count_errors
@@ -91,3 +93,33 @@ def test_a_perfect_evaluation_has_nothing_to_show() -> None:
     report = evaluation_report(judged(hypotheses=REFERENCES), title="t")
     assert report.worst == [] and report.wer.high == 0
     assert "added: nothing" in evaluation_page(report, {})
+
+
+def test_confidences_are_shown_beside_what_they_keep() -> None:
+    words = [
+        [WordSpan(word, 0.0, 1.0, 0.9 if word in reference.split() else 0.4, 0.1) for word in hypothesis.split()]
+        for reference, hypothesis in zip(REFERENCES, HYPOTHESES, strict=True)
+    ]
+    plain = evaluation_report(judged(words=words), title="t")
+    assert plain.confidence is not None and plain.uncalibrated_error is None
+    assert plain.confidence.num_words == 11
+    assert summary(plain)["calibration_error"] == plain.confidence.error
+    never = Calibration(scale=0.0, entropy_weight=0.0, offset=0.0, num_words=1)  # everything is a coin's throw
+    thrown = evaluation_report(judged(words=words, calibration=never), title="t")
+    assert thrown.confidence is not None and [one.confidence for one in thrown.confidence.bins] == [0.5]
+    assert thrown.uncalibrated_error == plain.confidence.error
+    page = evaluation_page(thrown, {})
+    assert "Confidence of words" in page and f"{plain.confidence.error:.3f} before the calibration" in page
+    assert json.loads(thrown.json())["confidence"]["bins"][0]["num_words"] == 11
+    assert "Confidence of words" not in evaluation_page(evaluation_report(judged(), title="t"), {})
+
+
+def test_words_under_a_waveform_do_not_lie_on_one_another() -> None:
+    report = evaluation_report(judged(), title="t")
+    words = [WordSpan("therefore", 0.01 * number, 0.01 * number + 0.01, 1.0) for number in range(30)]
+    page = evaluation_page(report, {"u0": Clip([0.5] * 10, words)})
+    places = [(float(x), int(y)) for x, y in re.findall(r"<text x='([\d.]+)' y='(\d+)'>therefore", page)]
+    assert len(places) == 30 and len({y for _, y in places}) > 5
+    for y in {y for _, y in places}:
+        on_line = sorted(x for x, other in places if other == y)
+        assert all(b - a >= 9 * 6 for a, b in pairwise(on_line))

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import torch
 import uvicorn
 
 from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.decoding.beam import Hypothesis
 from jasper_ray.inference.long_audio import Compute, Piece, Source
 from jasper_ray.inference.transcriber import Transcript
 from serve.recognizer import ModelCard
 from serve.scheduler import OverloadedError
 from serve.uploads import Limits
+from serve.wishes import Wish
 
 CARD = ModelCard("jasper", 16000, 1_700_000_000, {"run": "r", "step": 7, "wer": 0.1})
 LIMITS = Limits(100_000, 2.0)
@@ -44,6 +47,11 @@ class Echo:
             self.num_busy -= 1
             raise OverloadedError("5 requests with 9.0 s of audio wait already", 0.02)
         return echo(waveform)
+
+    async def search(self, waveform: np.ndarray, wish: Wish) -> Transcript:
+        """As `transcribe`, and what was wished for."""
+        found = [Hypothesis(f"{wish.hotwords} {number}", -float(number), -0.5) for number in range(wish.num_best)]
+        return replace(await self.transcribe(waveform), alternatives=tuple(found))
 
     async def stream(self, source: Source) -> AsyncIterator[Piece]:
         raise NotImplementedError
@@ -78,7 +86,7 @@ class WholeOnly:
 class EchoTranscriber(WholeOnly):
     """The same as a transcriber."""
 
-    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
+    def transcribe(self, waveforms: Sequence[np.ndarray], *, with_log_probs: bool = False) -> list[Transcript]:
         return [echo(waveform) for waveform in waveforms]
 
 
@@ -89,7 +97,7 @@ TONE_S, GAP_S = 0.3, 0.25
 class ToneTranscriber(WholeOnly):
     """Hears a word in each tone, by its pitch, wherever it begins; in a tone that is cut off perhaps another one."""
 
-    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcript]:
+    def transcribe(self, waveforms: Sequence[np.ndarray], *, with_log_probs: bool = False) -> list[Transcript]:
         return [self._one(waveform) for waveform in waveforms]
 
     def _one(self, waveform: np.ndarray) -> Transcript:

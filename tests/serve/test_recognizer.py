@@ -8,12 +8,16 @@ import pytest
 import torch
 from subjects import EchoTranscriber
 
+from jasper_ray.config.decoding import DecodingConfig
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.speech import FeatureConfig, TextConfig
+from jasper_ray.inference.searching import TranscriptSearch
 from jasper_ray.inference.transcriber import Transcriber, Transcript
 from jasper_ray.model.bundle import BundleConfig, build_model, save_bundle
+from serve.errors import ApiError
 from serve.recognizer import HangingError, LocalRecognizer
 from serve.scheduler import OverloadedError, QueueLimits
+from serve.wishes import Wish
 
 
 def waveforms(lengths: list[int]) -> list[np.ndarray]:
@@ -111,3 +115,30 @@ def test_a_check_runs_the_model(transcriber: Transcriber) -> None:
         assert recognizer.load().num_items == 1
 
     asyncio.run(scenario())
+
+
+def test_a_request_may_wish_for_a_search_and_others_stay_greedy(transcriber: Transcriber) -> None:
+    pytest.importorskip("flashlight", reason="the extra [beam] is not installed")
+    config = DecodingConfig(method="beam", lexicon=False)
+    search = TranscriptSearch(transcriber.alphabet, config, frame_s=transcriber.frame_s)
+    recognizer = LocalRecognizer(transcriber, search=search)
+    inputs = waveforms([16000, 24000])
+
+    async def both() -> list[Transcript]:
+        plain = recognizer.transcribe(inputs[0])
+        searched = recognizer.search(inputs[1], Wish(num_best=4, hotwords={"bad": 50.0}))
+        return list(await asyncio.gather(plain, searched))
+
+    plain, searched = asyncio.run(both())
+    assert plain.text == transcriber.transcribe([inputs[0]])[0].text and plain.alternatives == ()
+    assert "bad" in searched.text.split() and len(searched.alternatives) == 4
+    assert searched.alternatives[0].text == searched.text
+    assert [word.word for word in searched.words] in ([], searched.text.split())
+    recognizer.close()
+
+
+def test_without_a_search_a_wish_is_refused(transcriber: Transcriber) -> None:
+    recognizer = LocalRecognizer(transcriber)
+    with pytest.raises(ApiError, match="this service has no beam search"):
+        asyncio.run(recognizer.search(waveforms([4000])[0], Wish()))
+    recognizer.close()
