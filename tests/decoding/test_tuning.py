@@ -2,7 +2,7 @@ from jasper_ray.decoding.beam import Hypothesis
 from jasper_ray.decoding.tuning import best_rescoring, measure_rescoring, oracle_errors
 
 FOUND = [
-    [Hypothesis("the hat sat", -10.0, -6.0), Hypothesis("the cat sat", -10.5, -7.0)],
+    [Hypothesis("the hat sat", -10.0, -6.0), Hypothesis("the cat sat", -10.5, -7.5)],
     [Hypothesis("a dog", -3.0, -2.0), Hypothesis("a log", -4.0, -1.0)],
 ]
 REFERENCES = ["the cat sat", "a dog"]
