@@ -126,7 +126,7 @@ def _path(steps: np.ndarray, last: np.ndarray) -> np.ndarray:
     path = np.zeros(len(steps), dtype=np.int64)
     for frame in range(len(steps) - 1, -1, -1):
         path[frame] = state
-        state -= steps[frame, state]
+        state -= int(steps[frame, state])  # of int8, in which long texts have no room
     return path
 
 

@@ -73,3 +73,12 @@ def test_certain_frames_give_certain_words() -> None:
 
 def test_no_text_has_no_spans() -> None:
     assert align(random_log_probs(4, 3, 0), [], blank=2) == []
+
+
+def test_a_text_of_hundreds_of_letters_is_aligned() -> None:
+    labels = [number % 2 for number in range(400)]
+    path = [label for label in labels for _ in range(2)]
+    log_probs = np.log(np.full((len(path), 3), 1e-6))
+    log_probs[np.arange(len(path)), path] = 0.0
+    spans = align(log_probs, labels, blank=BLANK)
+    assert [(span.start, span.end) for span in spans] == [(2 * number, 2 * number + 2) for number in range(400)]
