@@ -34,6 +34,7 @@ def require_transformers() -> Any:
             "rescoring needs the package transformers: pip install 'jasper-ray[rescoring]', or leave out "
             "rescoring_model"
         ) from error
+    transformers.utils.logging.disable_progress_bar()  # a job's output is for people; one bar per file is noise
     return transformers
 
 
