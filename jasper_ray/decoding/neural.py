@@ -164,14 +164,16 @@ def _train(
     for _ in range(config.epochs):
         offset = int(torch.randint(length, (1,), generator=generator))
         starts = torch.arange(offset, len(stream) - length - 1, length)
-        for rows in starts[torch.randperm(len(starts), generator=generator)].split(size)[:steps_per_epoch]:
+        order = starts[torch.randperm(len(starts), generator=generator)].tolist()
+        for number in range(steps_per_epoch):
+            rows = order[number * size : (number + 1) * size]
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * _rate(step, num_steps)
-            blocks = torch.stack([stream[row : row + length + 1] for row in rows.tolist()]).to(device)
+            blocks = torch.stack([stream[row : row + length + 1] for row in rows]).to(device)
             logits = model(input_ids=blocks[:, :-1]).logits
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
             optimizer.step()
             step += 1

@@ -134,6 +134,9 @@ def test_a_model_that_gives_no_transcript_is_not_healthy() -> None:
 
 def test_the_openapi_document_names_every_field(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
-    form = document["components"]["schemas"]["Body_create_transcription_v1_audio_transcriptions_post"]
+    body = document["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]
+    form = body["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["file", "model"]
-    assert {"response_format", "stream", "timestamp_granularities[]", "include[]"} <= form["properties"].keys()
+    assert {"response_format", "stream", "timestamp_granularities[]", "include[]", "hotwords"} <= form[
+        "properties"
+    ].keys()
