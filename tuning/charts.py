@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 860, 330
 LEFT, RIGHT, TOP, BOTTOM = 56, 70, 14, 40
 GRADIENT = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Viridis at five points: from bad to good it stays readable without colours."""
+LINE = 12
 DISTINCT = 8
 """More values than this are put into bins."""
 
@@ -233,15 +234,24 @@ def _end_labels(curves: Sequence[Curve], x_axis: Axis, y_axis: Axis, *, log: boo
     labels = [
         (*_at(x_axis.place(points[-1][0]), y_axis.place(points[-1][1])), curve) for curve, points in ends if points
     ]
-    taken: list[tuple[float, float]] = []
     parts = []
-    for x, y, curve in labels:
-        aside = 4 if y < HEIGHT / 2 else -4  # towards the middle, where there is room
-        while any(abs(x - other_x) < 40 and abs(y - other_y) < 12 for other_x, other_y in taken):
-            y += aside
-        taken.append((x, y))
-        parts.append(f"<text class='halo' x='{x + 6:.1f}' y='{y + 4:.1f}'>{escape(curve.name)}</text>")
+    for x in sorted({x for x, _, _ in labels}):
+        column = sorted(((y, curve.name) for other, y, curve in labels if other == x))
+        for y, name in _apart(column):
+            parts.append(f"<text class='halo' x='{x + 6:.1f}' y='{y + 4:.1f}'>{escape(name)}</text>")
     return parts
+
+
+def _apart(column: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Labels below each other, from top to bottom, none nearer to the next than a line and none below the chart."""
+    ys: list[float] = []
+    for y, _ in column:
+        ys.append(max(y, ys[-1] + LINE) if ys else y)
+    limit = HEIGHT - BOTTOM
+    for place in reversed(range(len(ys))):
+        ys[place] = min(ys[place], limit)
+        limit = ys[place] - LINE
+    return [(y, name) for y, (_, name) in zip(ys, column, strict=True)]
 
 
 def _at(x: float, y: float) -> tuple[float, float]:
@@ -272,4 +282,4 @@ def _order(value: Any) -> tuple[bool, float, str]:
 
 
 def _svg(width: float, height: float, body: str) -> str:
-    return f"<svg viewBox='0 0 {width:.0f} {height:.0f}' role='img'>{body}</svg>"
+    return f"<div class='wide'><svg viewBox='0 0 {width:.0f} {height:.0f}' role='img'>{body}</svg></div>"

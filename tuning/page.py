@@ -13,7 +13,9 @@ svg .grid { stroke: var(--line); } svg .axis { stroke: var(--soft); }
 svg .framed { stroke: var(--ink); stroke-width: 3px; } polyline { stroke-linejoin: round; }
 td, th { padding-right: 1rem; } tr.best td { font-weight: 600; }
 code, pre { font-size: .92em; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide svg { min-width: 36rem; }
+.wide td, .wide th { white-space: nowrap; overflow-wrap: normal; }
+.wide td:last-child { white-space: normal; min-width: 16rem; }
 """
 
 
