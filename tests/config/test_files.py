@@ -50,7 +50,7 @@ def test_an_unknown_key_of_an_override_names_the_override(tmp_path: Path) -> Non
 def test_a_bad_value_names_key_value_and_what_is_allowed(tmp_path: Path) -> None:
     text = complaint(tmp_path, "training: {epochs: 0, precision: fp8}")
     assert "training.epochs: got 0; input should be greater than or equal to 1" in text
-    assert "training.precision: got 'fp8'; input should be 'fp32', 'bf16' or 'fp16'" in text
+    assert "training.precision: got 'fp8'; input should be 'fp32', 'tf32', 'bf16' or 'fp16'" in text
 
 
 def test_a_value_that_contradicts_another_says_both(tmp_path: Path) -> None:

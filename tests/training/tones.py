@@ -1,6 +1,7 @@
 """A language that a tiny model can learn: `a` is a low tone, `b` a high one; and a run over it in several processes."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -66,11 +67,14 @@ def run_workers(config: RunConfig, world_size: int) -> None:
         _train(config, World())
         return
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (config.model_dump_json(), world_size, f"{folder}/rendezvous")
+        # The server that forks workers may be older than the variables of a test's store.
+        store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        arguments = (config.model_dump_json(), world_size, f"{folder}/rendezvous", store)
         mp.start_processes(_worker, arguments, nprocs=world_size, start_method="forkserver")
 
 
-def _worker(rank: int, config: str, world_size: int, rendezvous: str) -> None:
+def _worker(rank: int, config: str, world_size: int, rendezvous: str, store: dict[str, str]) -> None:
+    os.environ.update(store)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     _train(RunConfig.model_validate_json(config), World(rank, world_size))
