@@ -219,7 +219,7 @@ def judge_disks(nodes: Sequence[NodeFacts], limits: Limits) -> list[Finding]:
             "error" if node.disk_free_bytes < limits.disk_free_bytes / 10 else "warning",
             "disk",
             (node.name,),
-            f"{node.disk_free_bytes / GIB:.1f} GiB free in {node.disk_path}, {limits.disk_free_bytes / GIB:.0f} wanted",
+            f"{node.disk_free_bytes / GIB:.1f} GiB free in {node.disk_path}, {limits.disk_free_bytes / GIB:.1f} wanted",
             "Name a larger disk with data.cache_dir, or a smaller need with data.cache_max_gb and data.window_shards",
         )
         for node in nodes
@@ -233,7 +233,7 @@ def judge_shared_memory(nodes: Sequence[NodeFacts], limits: Limits) -> list[Find
     for node in nodes:
         wanted = max(float(limits.shared_memory_bytes), node.object_store_bytes)
         if node.shared_memory_bytes < wanted:
-            message = f"{node.shared_memory_bytes / GIB:.2f} GiB of shared memory, {wanted / GIB:.1f} wanted"
+            message = f"{node.shared_memory_bytes / GIB:.2f} GiB of shared memory, {wanted / GIB:.2f} wanted"
             advice = "Give the container --shm-size (Kubernetes: an emptyDir of medium Memory at /dev/shm)"
             findings.append(Finding("warning", "shared memory", (node.name,), message, advice))
     return findings
@@ -266,7 +266,13 @@ def judge_store(nodes: Sequence[NodeFacts], limits: Limits) -> list[Finding]:
     """Nodes that cannot use the object store, or much more slowly than the others."""
     seen = [(node.name, node.store) for node in nodes if node.store is not None]
     findings = [
-        Finding("error", "store", (name,), f"{store.uri}: {store.error.rstrip('.')}", _store_advice(store.error))
+        Finding(
+            "error",
+            "store",
+            (name,),
+            store.error.rstrip("."),
+            "If other nodes can, compare this one's endpoint, role and ~/.aws with theirs",
+        )
         for name, store in seen
         if store.error
     ]
@@ -313,13 +319,6 @@ def judge_links(links: Sequence[LinkFacts], limits: Limits) -> list[Finding]:
         if link.gbit_per_s < limits.slowest_share * usual
     ]
     return findings
-
-
-def _store_advice(error: str) -> str:
-    """A word for what our own store errors do not say themselves."""
-    if "refused" in error.lower() or "access" in error.lower() or "credential" in error.lower():
-        return "Give this node's role or ~/.aws/credentials the right to read and write there"
-    return "Check AWS_ENDPOINT_URL and the way from this node to the store"
 
 
 def _unequal(nodes: Sequence[NodeFacts], what: str, of: Callable[[NodeFacts], Sequence[str]]) -> list[Finding]:
