@@ -1,14 +1,18 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import NUM_LABELS, NUM_MELS, RELATIVES, randomised
 from test_runners import CountCalls
 
-from jasper_ray.config.speech import FeatureConfig, TextConfig
+from jasper_ray.config.speech import ENGLISH_ALPHABET, FeatureConfig, TextConfig
 from jasper_ray.inference.captured import FRAMES, ROWS, bucket_of
 from jasper_ray.inference.engine import Engine, Method
-from jasper_ray.model.bundle import Bundle, BundleConfig
+from jasper_ray.model.bundle import Bundle, BundleConfig, build_model, load_weights
+from jasper_ray.model.nvidia_config import convert_nvidia_config
 from jasper_ray.text.alphabet import Alphabet
 
 ALPHABET = "abcdefgh"
@@ -42,6 +46,22 @@ def test_an_utterance_has_its_log_probs_alone_in_any_batch_and_at_any_padding(ki
         torch.testing.assert_close(shuffled[position, :valid], together[row, :valid], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("method", ["direct", "frequency"])
+def test_nvidias_weights_have_nvidias_log_probs(method: Method, nvidia_fixtures: Path) -> None:
+    saved = torch.load(nvidia_fixtures / "jasper5x1dr_masked.pt", weights_only=True)
+    arrays = np.load(nvidia_fixtures / "jasper5x1dr_masked.npz")
+    tree = {"input_val": {"filterbank_features": {}}, "labels": list(ENGLISH_ALPHABET), **saved["config"]}
+    model_config, features, text = convert_nvidia_config(tree)
+    model = build_model(model_config, features, text)
+    load_weights(model, saved["state_dict"], source="fixture")
+    config = BundleConfig(features=features, text=text, model=model_config)
+    engine = Engine(Bundle(model.eval(), config, Alphabet(text.alphabet)), method=method)
+    log_probs, lengths = engine.log_probs(torch.from_numpy(arrays["feats"]), torch.from_numpy(arrays["feat_lens"]))
+    assert lengths.tolist() == arrays["enc_lens"].tolist()
+    for row, length in enumerate(lengths.tolist()):
+        np.testing.assert_allclose(log_probs[row, :length].numpy(), arrays["log_probs"][row, :length], atol=1e-5)
+
+
 def test_the_method_follows_from_model_device_and_precision() -> None:
     assert Engine(bundle_of("dense"), precision="fp32").method == "frequency"
     assert Engine(bundle_of("separable"), precision="fp32").method == "direct"
@@ -62,8 +82,6 @@ def test_the_bundle_is_not_changed_and_a_later_change_of_it_is_not_heard() -> No
 
 
 def test_an_engine_works_in_several_threads_and_after_a_warm_up() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     engine = Engine(bundle_of("dense"))
     engine.warm_up()
     many = [torch.randn(1, NUM_MELS, 60 + 31 * number) for number in range(8)]
