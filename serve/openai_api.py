@@ -117,7 +117,7 @@ def openai_routes(recognizer: Recognizer, card: ModelCard, limits: Limits) -> AP
 
 
 async def _read_form(request: Request) -> tuple[TranscriptionForm, UploadFile]:
-    """The fields and the file. By hand: FastAPI's own way through a form took 1.2 ms of a request."""
+    """The fields and the file. By hand: FastAPI's own way through a form was half of a request's 2,500 calls."""
     form = await request.form()
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
