@@ -40,7 +40,7 @@ def _doctor(arguments: argparse.Namespace, codes: list[int]) -> Mapping[str, Any
         links=not arguments.no_links,
         timeout_s=arguments.timeout_s,
     )
-    gpus = config.cluster.num_workers if config and config.cluster.use_gpu else 0
+    gpus = config.cluster.max_workers if config and config.cluster.use_gpu else 0
     limits = Limits(
         disk_free_bytes=int(arguments.disk_gib * GIB),
         shared_memory_bytes=int(arguments.shared_memory_gib * GIB),

@@ -51,7 +51,7 @@ def measure_plans(
     config: RunConfig, manifest: Manifest, *, policies: list[str], workers: list[int], epoch: int, memory: bool = False
 ) -> Iterator[_Row]:
     """Plan an epoch by each policy; one micro-batch per worker and step if `workers` says how many."""
-    for num_workers in workers or [config.cluster.num_workers]:
+    for num_workers in workers or [config.cluster.max_workers]:
         update = {"microbatches_per_step": num_workers} if workers else {}
         batching = config.batching.model_copy(update=update)
         for policy in policies:

@@ -14,7 +14,8 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from jasper_ray.cluster.trainer import cluster_room, connected_to_ray
+from jasper_ray.cluster.room import cluster_room
+from jasper_ray.cluster.trainer import connected_to_ray
 from jasper_ray.config.schema import ClusterConfig
 from jasper_ray.errors import CapacityError, ConfigError, JasperRayError
 from jobs.entry import console, run_job

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import ray
 
-from jasper_ray.cluster.trainer import workers_that_fit
+from jasper_ray.cluster.room import workers_that_fit
 from jasper_ray.config.schema import ClusterConfig
 
 DRIVER_RESOURCES = {"memory": 256 * 1024**2}
@@ -20,7 +20,7 @@ def trials_at_once(nodes: Sequence[dict[str, float]], config: ClusterConfig) -> 
         config: What each trial asks for.
     """
     rooms = [workers_that_fit(resources, config) for resources in nodes]
-    wanted = config.num_workers
+    wanted = config.min_workers
     if config.placement == "STRICT_PACK":
         return sum(room // wanted for room in rooms)
     if config.placement == "STRICT_SPREAD":

@@ -74,7 +74,7 @@ class Space:
     def __init__(self, dimensions: Mapping[str, Dimension], base: RunConfig, *, source: str) -> None:
         self._source = source
         self._base = base.model_dump(mode="json")
-        self._workers = base.cluster.num_workers
+        self._workers = base.cluster.min_workers
         self.searched = {key: rule for key, rule in dimensions.items() if not rule.is_derived}
         self._derived = {key: rule for key, rule in dimensions.items() if rule.is_derived}
         if not self.searched:
@@ -146,7 +146,7 @@ class Space:
     def value(self, config: RunConfig, key: str) -> Any:
         """What a run has under one of the space's keys."""
         if key == ACCUMULATION:
-            return config.batching.microbatches_per_step / config.cluster.num_workers
+            return config.batching.microbatches_per_step / config.cluster.min_workers
         return get_value(config.model_dump(mode="json"), key, source=self._source)
 
     def _points(self, rules: Mapping[str, Dimension], given: Params | None = None) -> Iterator[Params]:

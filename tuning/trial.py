@@ -27,6 +27,7 @@ def trial_config(run: RunConfig, *, number: int, output: str, until_epoch: int |
     """A trial's run: its own folder, every best bundle kept, failures left to the sweep, which tells them apart."""
     checkpoint = run.checkpoint.model_copy(update={"best_from_epoch": 1})
     cluster = run.cluster.model_copy(update={"max_failures": 0, "startup_timeout_s": WAIT_FOR_ROOM_S})
+    cluster = cluster.model_copy(update={"num_workers": run.cluster.min_workers})
     changes: dict[str, Any] = {"name": f"{run.name}-{number:04d}", "output": output, "resume": "auto"}
     if until_epoch is not None:
         changes["training"] = run.training.model_copy(update={"stop_after_epochs": until_epoch})

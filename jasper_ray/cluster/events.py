@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jasper_ray.training.report import EventKind, Reporter
 
@@ -42,7 +43,9 @@ class BoardReporter:
 @contextmanager
 def shown_on(reporter: Reporter) -> Iterator[Any]:
     """A board whose events are passed to `reporter` in this process until the block ends."""
-    board = ray.remote(num_cpus=0)(EventBoard).remote()
+    # Beside the driver: on a node that dies it would take the run's events, and the run, with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(EventBoard).remote()
     stopped = threading.Event()
 
     def pump() -> None:

@@ -18,11 +18,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jasper_ray.cluster.events import shown_on
-from jasper_ray.cluster.failures import training_error
+from jasper_ray.cluster.failures import StopOnOwnErrors, training_error, was_never_placed
 from jasper_ray.cluster.preparing import OnTheCluster
+from jasper_ray.cluster.room import missing_room, require_capacity
 from jasper_ray.cluster.worker import train_worker
 from jasper_ray.config.data import DatasetConfig
-from jasper_ray.config.schema import ClusterConfig, RunConfig
+from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.interference import read_recordings
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.errors import CapacityError
@@ -35,6 +36,8 @@ from jasper_ray.training.report import Reporter
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 200_000_000
+ELASTIC_PLACEMENTS = 20
+"""Groups of workers of an elastic run that may fail to start: a dead node is in their way until Ray knows."""
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Where Ray tells a submitted job what it was submitted with."""
 
@@ -137,6 +140,7 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
 
     Raises:
         WorkersLostError: Workers were lost more often than `cluster.max_failures` allows.
+        CapacityError: After a failure the cluster no longer held the workers; says what is missing.
         NonFiniteError: Training diverged.
         JasperRayError: Data, config or cluster do not allow the run; says which and what to do.
     """
@@ -146,7 +150,8 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
         try:
             result = _build_trainer(config, board).fit()
         except TrainingFailedError as error:
-            raise training_error(error) from error
+            missing = missing_room(config.cluster) if was_never_placed(error) else None
+            raise (CapacityError(missing) if missing else training_error(error)) from error
     figures: dict[str, Any] = result.return_value
     return figures
 
@@ -184,45 +189,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"output": output, "data": data, "augment": augment, "init_from": init_from})
 
 
-def require_capacity(config: ClusterConfig) -> None:
-    """Compare what a run asks with what the cluster's nodes have, instead of waiting for ever.
-
-    Raises:
-        CapacityError: Says what was asked for, what each node has, and what to do.
-    """
-    deadline_s = time.monotonic() + config.wait_for_nodes_s
-    while True:
-        fitting, have = cluster_room(config)
-        if fitting >= config.num_workers:
-            return
-        if time.monotonic() >= deadline_s:
-            break
-        time.sleep(1.0)
-    per_worker = f"{config.cpus_per_worker:g} CPU" + (" and 1 GPU" if config.use_gpu else "")
-    raise CapacityError(
-        f"the run asks for {config.num_workers} workers of {per_worker} each, the cluster holds {fitting} of them "
-        f"(nodes: {have}). Lower cluster.num_workers or cluster.cpus_per_worker, add nodes, "
-        "or let an autoscaler add them with cluster.wait_for_nodes_s"
-    )
-
-
-def cluster_room(config: ClusterConfig) -> tuple[int, str]:
-    """How many workers the connected cluster's nodes can hold, and what each node has, in words."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    have = "; ".join(f"{r.get('CPU', 0):g} CPU, {r.get('GPU', 0):g} GPU" for r in nodes) or "no node"
-    return sum(workers_that_fit(resources, config) for resources in nodes), have
-
-
-def workers_that_fit(resources: dict[str, float], config: ClusterConfig) -> int:
-    """How many workers one node can hold."""
-    by_cpu = math.floor(resources.get("CPU", 0.0) / config.cpus_per_worker + 1e-9)
-    return min(by_cpu, int(resources.get("GPU", 0.0))) if config.use_gpu else by_cpu
-
-
 def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
     cluster = config.cluster
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.startup_timeout_s)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(cluster.health_check_interval_s)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.silent_worker_s)
     resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
     if cluster.use_gpu:
         resources["GPU"] = 1
@@ -234,6 +205,7 @@ def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
             use_gpu=cluster.use_gpu,
             resources_per_worker=resources,
             placement_strategy=cluster.placement,
+            elastic_resize_monitor_interval_s=cluster.resize_interval_s,
         ),
         torch_config=TorchConfig(
             backend="nccl" if cluster.use_gpu else "gloo", timeout_s=math.ceil(cluster.collective_timeout_s)
@@ -243,6 +215,10 @@ def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
             name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=object_store.join(config.output, "ray_train"),
             logging_config=LoggingConfig(log_level="WARNING"),
-            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures,
+                controller_failure_limit=1 if cluster.min_workers == cluster.max_workers else ELASTIC_PLACEMENTS,
+            ),
+            callbacks=[StopOnOwnErrors()],
         ),
     )

@@ -1,6 +1,7 @@
 """What each Ray Train worker runs."""
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from jasper_ray.observe.reporters import build_reporters
 from jasper_ray.training.assembly import train_run
 from jasper_ray.training.report import EventKind, Reporter
 from jasper_ray.training.world import World
+
+STORE_PATIENCE_S = 120
+"""How long a worker asks a store that fails, unless JASPER_STORE_PATIENCE_S says otherwise."""
 
 
 class RayTrainReporter:
@@ -41,6 +45,8 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger("jasper_ray").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     torch.backends.cudnn.benchmark = config.training.cudnn_benchmark
+    # Those who wait for each other anyway: better that they wait for the store than that they begin anew.
+    os.environ.setdefault("JASPER_STORE_PATIENCE_S", str(STORE_PATIENCE_S))
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     reporters: list[Reporter] = [RayTrainReporter()]

@@ -6,7 +6,7 @@ Units are in the names (`_s` seconds, `_hz` hertz, `_db` decibels); the sentence
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jasper_ray.config.data import ALIGN_FRAMES, BatchingConfig, DataConfig, LoaderConfig
 from jasper_ray.config.model import ModelConfig
@@ -162,8 +162,8 @@ class LogsConfig(StrictModel):
 class ClusterConfig(StrictModel):
     """What the run asks of the Ray cluster."""
 
-    num_workers: int = Field(1, ge=1)
-    """Training processes (one per GPU)."""
+    num_workers: int | tuple[int, int] = 1
+    """Training processes (one per GPU); `[min, max]`: as many as the nodes hold, also when nodes come or go."""
     use_gpu: bool = False
     """Give each worker one GPU (NCCL); without, workers use CPUs (gloo)."""
     cpus_per_worker: float = Field(1.0, gt=0)
@@ -172,14 +172,36 @@ class ClusterConfig(StrictModel):
     """How workers are spread over nodes (Ray placement strategy)."""
     max_failures: int = Field(3, ge=0)
     """Worker or node failures survived by restarting from the last checkpoint."""
+    resize_interval_s: float = Field(30.0, gt=0)
+    """With `[min, max]`: how often to look whether the nodes hold another number of workers, at least 1."""
     wait_for_nodes_s: float = Field(0.0, ge=0)
-    """How long to wait for an autoscaler to add missing nodes before the run is refused."""
+    """How long to wait for an autoscaler to add missing nodes before the run is refused or, later on, ended."""
     startup_timeout_s: float = Field(60.0, gt=0)
     """How long to wait for the workers to be placed on nodes that could hold them."""
+    silent_worker_s: float = Field(10.0, gt=0)
+    """A worker that has not answered for so long is lost (its node died, its network was cut, it was stopped)."""
     health_check_interval_s: float = Field(0.5, gt=0)
     """How often the driver looks for dead workers; an evaluation waits for it when the one before is not yet taken."""
     collective_timeout_s: float = Field(300.0, gt=0)
     """How long a worker waits for the others in a collective operation."""
+
+    @field_validator("num_workers")
+    @classmethod
+    def _range_of_workers(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        lowest, highest = value if isinstance(value, tuple) else (value, value)
+        if not 1 <= lowest <= highest:
+            raise ValueError(f"must be a number from 1 or [min, max] with 1 <= min <= max, got {value}")
+        return value
+
+    @property
+    def min_workers(self) -> int:
+        """Fewer than these cannot train."""
+        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def max_workers(self) -> int:
+        """More than these are never started."""
+        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
 
 
 class RunConfig(StrictModel):
@@ -217,7 +239,9 @@ class RunConfig(StrictModel):
                 f"schedule.warmup_epochs + schedule.hold_epochs = {ramp_epochs} must be below "
                 f"training.epochs={self.training.epochs}: {self.schedule.policy} decay needs steps to decay over"
             )
-        if self.training.gradients.static_graph and 1 < self.cluster.num_workers != self.batching.microbatches_per_step:
+        cluster, share = self.cluster, self.batching.microbatches_per_step
+        one_each = cluster.min_workers == cluster.max_workers == share
+        if self.training.gradients.static_graph and cluster.max_workers > 1 and not one_each:
             raise ValueError(
                 f"training.gradients.static_graph=true needs batching.microbatches_per_step = cluster.num_workers, got "
                 f"{self.batching.microbatches_per_step} and {self.cluster.num_workers}: torch's DDP cannot sum the "

@@ -143,7 +143,7 @@ class _Epoch:
 def nvidia_arguments(config: RunConfig) -> dict[str, Any]:
     """The knobs that have a name among the arguments of NVIDIA's train.py (docs/from-nvidia.md)."""
     batching, training, schedule = config.batching, config.training, config.schedule
-    workers = config.cluster.num_workers
+    workers = config.cluster.max_workers
     return {
         "epochs": training.epochs,
         "warmup_epochs": schedule.warmup_epochs,

@@ -1,5 +1,6 @@
 """Which failures of a store pass by themselves, how often and how long to try again, and what to say when they stay."""
 
+import itertools
 import logging
 import math
 import os
@@ -58,9 +59,12 @@ class Limits:
     request_timeout_s: float = 30.0
     """JASPER_STORE_REQUEST_TIMEOUT_S: without a byte in either direction; whole seconds, at least 1."""
 
+    patience_s: float = 0.0
+    """JASPER_STORE_PATIENCE_S: an outage of so many seconds is waited for even when all tries are used up."""
+
     def pause_s(self, attempt: int) -> float:
         """Seconds between this attempt, from 1, and the next."""
-        return min(MAX_PAUSE_S, self.first_pause_s * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+        return min(MAX_PAUSE_S, self.first_pause_s * 2.0 ** min(attempt - 1, 30)) * random.uniform(0.5, 1.5)
 
 
 VARIABLES = {
@@ -68,6 +72,7 @@ VARIABLES = {
     "first_pause_s": ("JASPER_STORE_FIRST_PAUSE_S", 0.0),
     "connect_timeout_s": ("JASPER_STORE_CONNECT_TIMEOUT_S", 0.1),
     "request_timeout_s": ("JASPER_STORE_REQUEST_TIMEOUT_S", 1.0),
+    "patience_s": ("JASPER_STORE_PATIENCE_S", 0.0),
 }
 
 
@@ -106,7 +111,8 @@ def retried(uri: str, store: str, work: Callable[[], Value]) -> Value:
         StorageError: It failed for good: names object, store, number of attempts, what was said and what to do.
     """
     allowed = limits()
-    for attempt in range(1, allowed.attempts + 1):
+    started_s = time.monotonic()
+    for attempt in itertools.count(1):
         try:
             return work()
         except StorageError:
@@ -114,7 +120,8 @@ def retried(uri: str, store: str, work: Callable[[], Value]) -> Value:
         except FileNotFoundError as error:
             raise StorageError(f"{uri}: there is no such object (store: {store})") from error
         except OSError as error:
-            if not passes(error) or attempt == allowed.attempts:
+            used_up = attempt >= allowed.attempts and time.monotonic() - started_s >= allowed.patience_s
+            if not passes(error) or used_up:
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise StorageError(f"{uri}: failed{tried} (store: {store}): {error}{advice(str(error))}") from error
             pause_s = allowed.pause_s(attempt)

@@ -11,13 +11,8 @@ import ray
 from processes import command_line, descendants
 from tones import prepare_tones, run_workers, tone_config
 
-from jasper_ray.cluster.trainer import (
-    connected_to_ray,
-    require_capacity,
-    run_training,
-    store_variables,
-    workers_that_fit,
-)
+from jasper_ray.cluster.room import require_capacity, workers_that_fit
+from jasper_ray.cluster.trainer import connected_to_ray, run_training, store_variables
 from jasper_ray.config.schema import ClusterConfig
 from jasper_ray.errors import CapacityError, DataError
 from jasper_ray.training.report import read_log

@@ -1,7 +1,8 @@
-"""A real S3 server in one process: OpenStack Swift with its s3api, from PyPI. `python swift_server.py FOLDER PORT`.
+"""A real S3 server in one process: OpenStack Swift with its s3api, from PyPI. `swift_server.py FOLDER PORT [HOST]`.
 
 Proxy, account, container and object server run as green threads of this process, on four ports from PORT on. The key is
-`test:tester`, the secret `testing`; signatures are checked. Prints `ready` when it answers.
+`test:tester`, the secret `testing`; signatures are checked. Prints `ready` when it answers. Started again on the same
+folder it has what was stored there.
 """
 
 import eventlet
@@ -125,9 +126,9 @@ def install_memory() -> None:
     sys.modules["swift_memory"] = module
 
 
-def main(folder: Path, port: int) -> None:
-    (folder / "etc").mkdir(parents=True)
-    (folder / "devices" / "disk").mkdir(parents=True)
+def main(folder: Path, port: int, host: str = "127.0.0.1") -> None:
+    (folder / "etc").mkdir(parents=True, exist_ok=True)
+    (folder / "devices" / "disk").mkdir(parents=True, exist_ok=True)
     (folder / "etc" / "swift.conf").write_text(SWIFT_CONF)
 
     from swift.common import storage_policy, utils
@@ -167,7 +168,7 @@ def main(folder: Path, port: int) -> None:
     threads = []
     for role, role_port in {**ports, "proxy": port}.items():
         application = loadapp(str(folder / "etc" / f"{role}.conf"), global_conf={"log_name": role})
-        socket = listen(("127.0.0.1", role_port), backlog=256)
+        socket = listen((host if role == "proxy" else "127.0.0.1", role_port), backlog=256)
         threads.append(
             eventlet.spawn(wsgi.server, socket, application, NullLogger(), protocol=SwiftHttpProtocol, log_output=False)
         )
@@ -177,4 +178,4 @@ def main(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -70,7 +70,9 @@ def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert limits() == Limits()
     for name, (variable, _) in retries.VARIABLES.items():
         monkeypatch.setenv(variable, {"attempts": "2"}.get(name, "1.5"))
-    assert limits() == Limits(attempts=2, first_pause_s=1.5, connect_timeout_s=1.5, request_timeout_s=1.5)
+    assert limits() == Limits(
+        attempts=2, first_pause_s=1.5, connect_timeout_s=1.5, request_timeout_s=1.5, patience_s=1.5
+    )
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf", "1.5"])
@@ -79,3 +81,23 @@ def test_a_limit_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch, v
     with pytest.raises(ConfigError, match=rf"JASPER_STORE_ATTEMPTS must be a whole number, at least 1, got '{value}'"):
         limits()
     assert "JASPER_STORE_ATTEMPTS" in os.environ
+
+
+def test_an_outage_is_waited_for_as_long_as_patience_says_however_many_tries_that_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+
+    def sleep(pause_s: float) -> None:
+        nonlocal now_s
+        now_s += pause_s
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    monkeypatch.setenv("JASPER_STORE_PATIENCE_S", "60")
+    left, work = failing(*[OSError("AWS Error NETWORK_CONNECTION: refused")] * 99)
+    with pytest.raises(StorageError, match="refused"):
+        retried("s3://b/k", "there", work)  # type: ignore[arg-type]
+    assert 60 <= now_s <= 90 and 99 - len(left) > 5
+    left, work = failing(*[OSError("AWS Error NETWORK_CONNECTION: refused")] * 7)
+    assert retried("s3://b/k", "there", work) == "done"  # type: ignore[arg-type]
