@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NUM_LABELS, NUM_MELS, RELATIVES, randomised
+from relatives import NUM_LABELS, NUM_MELS, RELATIVES, randomised
 from test_runners import CountCalls
 
 from jasper_ray.config.speech import ENGLISH_ALPHABET, FeatureConfig, TextConfig

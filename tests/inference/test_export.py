@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NUM_MELS
+from relatives import NUM_MELS
 from test_engine import bundle_of
 from test_long_audio import spaced_bundle
 from test_transcriber import waveforms

@@ -1,5 +1,5 @@
 import torch
-from conftest import NUM_MELS
+from relatives import NUM_MELS
 
 from jasper_ray.inference.exportable import ExportableJasper
 from jasper_ray.inference.folded import fold

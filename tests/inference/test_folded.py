@@ -1,5 +1,5 @@
 import torch
-from conftest import RELATIVES, randomised
+from relatives import RELATIVES, randomised
 
 from jasper_ray.inference.folded import fold
 from jasper_ray.model.jasper import Jasper

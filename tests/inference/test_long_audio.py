@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RELATIVES
+from relatives import RELATIVES
 from test_engine import bundle_of
 from test_transcriber import waveforms
 

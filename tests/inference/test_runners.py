@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import NUM_MELS, RELATIVES, randomised
+from relatives import NUM_MELS, RELATIVES, randomised
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
