@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 
 .PHONY: setup demo test test-slow test-realpeer test-nodes nodes-down check lint bench bench-peers load serve clean
+.PHONY: setup demo test test-slow test-realpeer check lint bench bench-peers load serve monitor clean
 
 setup: $(STAMP)
 
@@ -22,6 +23,9 @@ demo: setup  ## corpus, shards, training, evaluation, serving: everything once, 
 
 serve: setup  ## serve the demo's bundle until Ctrl-C
 	$(BIN)/python -m jobs.serve runs/demo/bundle --port 8000
+
+monitor: setup  ## Prometheus (and Grafana where installed) against this machine's Ray cluster, until Ctrl-C
+	$(BIN)/python -m jobs.monitor
 
 test: setup
 	$(BIN)/python -m pytest

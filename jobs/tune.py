@@ -27,12 +27,15 @@ def sweep(arguments: Sequence[str]) -> Mapping[str, Any]:
     # Here, so that help and what is wrong with a config are there at once: Ray and torch take seconds to import.
     import ray
 
+    from jasper_ray.cluster.ray_metrics import RayMetrics
     from jasper_ray.cluster.trainer import connected_to_ray, prepare_missing_datasets, with_absolute_paths
     from tuning.display import open_sweep_display
+    from tuning.feed import Audiences
     from tuning.records import Records
     from tuning.report import write_report
     from tuning.runner import check_sweep, run_sweep, sweep_folder
     from tuning.spaces import Space
+    from tuning.sweep_metrics import SweepMetrics
 
     config = with_absolute_paths(config)
     space = Space(settings.space, config, source=source)
@@ -44,8 +47,9 @@ def sweep(arguments: Sequence[str]) -> Mapping[str, Any]:
         resources = ray.cluster_resources()
         prepare_missing_datasets(config)
         display = open_sweep_display(console)
+        metrics = SweepMetrics(RayMetrics(), sweep=settings.name)
         try:
-            run_sweep(config, settings, space, records, display)
+            run_sweep(config, settings, space, records, Audiences([display, metrics]))
         except (KeyboardInterrupt, SystemExit):
             if records.best is not None:
                 write_report(records, space, settings, config, output=output, cluster_resources=resources)
@@ -53,6 +57,7 @@ def sweep(arguments: Sequence[str]) -> Mapping[str, Any]:
             raise
         finally:
             display.close()
+            metrics.end()
     return write_report(records, space, settings, config, output=output, cluster_resources=resources)
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from ray import serve
 from ray.serve import Application
 
+from jasper_ray.cluster.ray_metrics import RayMetrics
 from jasper_ray.config.decoding import DecodingConfig
 from jasper_ray.config.files import load_config
 from jasper_ray.config.strict import StrictModel
@@ -29,6 +30,7 @@ from serve.batches import BatchLimits
 from serve.canary import CanaryRecognizer
 from serve.http_app import build_api
 from serve.live_socket import LiveLimits
+from serve.metrics import LoadMetrics
 from serve.recognizer import LocalRecognizer, ModelCard, Recognizer
 from serve.scheduler import QueueLimits
 from serve.uploads import Limits
@@ -106,6 +108,8 @@ class ServeArgs(Tuning):
     decoding: str | None = None
     """YAML file as `jobs.language_model tune` writes it: transcriptions are then decoded so unless a request asks for
     greedy; without, all are greedy. Its language models must lie where every replica can read them."""
+    metrics: bool = True
+    """Export figures of the service to Prometheus through Ray."""
     api_keys_file: str | None = None
     """Keys that clients must send, one a line; those of JASPER_API_KEYS count too. Without any, anyone may ask."""
 
@@ -133,6 +137,11 @@ class TranscriptionReplica:
         if len(self._models) == 2:
             self._canary = CanaryRecognizer(*self._models, args.canary_weight)
         self._recognizer: Recognizer = self._canary or self._models[0]
+        self._sink = RayMetrics() if args.metrics else None
+        if self._sink is not None:
+            for number, model in enumerate(self._models):
+                name = f"{args.model_name}-canary" if number else args.model_name
+                LoadMetrics(self._sink, model, model=name).start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
@@ -145,6 +154,7 @@ class TranscriptionReplica:
             live=args.live_limits(),
             key_digests=self._digests,
             name_requests=False,
+            sink=self._sink,
         )
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:

@@ -6,10 +6,12 @@ import logging
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
+from jasper_ray.observe.metrics import Sink
 from serve.access import LimitBody, RequestIds, RequireKey
 from serve.errors import AnswerFailures, answer_errors
 from serve.kserve_api import kserve_routes
 from serve.live_socket import Door, LiveLimits
+from serve.metrics import CountRequests
 from serve.openai_api import openai_routes
 from serve.page_routes import page_routes
 from serve.realtime_api import realtime_routes
@@ -32,6 +34,7 @@ def build_api(
     live: LiveLimits | None = None,
     key_digests: tuple[str, ...] = (),
     name_requests: bool = True,
+    sink: Sink | None = None,
 ) -> FastAPI:
     """The HTTP application.
 
@@ -42,6 +45,7 @@ def build_api(
         live: What live sessions may take.
         key_digests: Of the API keys; empty lets anyone ask.
         name_requests: Whether replies get an `x-request-id` here; Ray Serve's proxy gives them one itself.
+        sink: Takes counts and times of requests.
     """
     api = FastAPI(
         title="jasper_ray",
@@ -61,6 +65,8 @@ def build_api(
     api.add_middleware(RequireKey, digests=key_digests)
     if name_requests:
         api.add_middleware(RequestIds)
+    if sink is not None:
+        api.add_middleware(CountRequests, sink=sink, model=card.name)
     return api
 
 

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Generic, TypeVar
 
@@ -72,6 +72,10 @@ class Load:
     """The same with padding."""
     num_failed: int
     num_refused: int
+    busy_s: float = 0.0
+    """Seconds spent in steps."""
+    queued_s: float = 0.0
+    """Seconds that items waited for their step, added up."""
 
 
 @dataclass
@@ -80,6 +84,7 @@ class _Request(Generic[Item, Result]):
     duration_s: float
     loop: asyncio.AbstractEventLoop
     answer: "asyncio.Future[Result]"
+    since_s: float = field(default_factory=time.monotonic)
 
 
 class Scheduler(Generic[Item, Result]):
@@ -111,7 +116,7 @@ class Scheduler(Generic[Item, Result]):
         self._step_started: float | None = None
         self._speed = math.nan  # seconds of audio per second
         self._num_steps = self._num_items = self._num_failed = self._num_refused = 0
-        self._audio_s = self._padded_s = self._waiting_s = 0.0
+        self._audio_s = self._padded_s = self._waiting_s = self._busy_s = self._queued_s = 0.0
         self.reconfigure(batch or BatchLimits(), queue or QueueLimits())
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
@@ -169,6 +174,8 @@ class Scheduler(Generic[Item, Result]):
                 self._padded_s,
                 self._num_failed,
                 self._num_refused,
+                self._busy_s,
+                self._queued_s,
             )
 
     def close(self) -> None:
@@ -241,6 +248,7 @@ class Scheduler(Generic[Item, Result]):
             batch = [self._waiting.pop(oldest[index]) for index in chosen]
             self._waiting_s -= sum(request.duration_s for request in batch)
             self._step_started = time.monotonic()
+            self._queued_s += sum(self._step_started - request.since_s for request in batch)
         return batch
 
     def _compute(self, batch: "list[_Request[Item, Result]]") -> "list[Result | Exception]":
@@ -279,6 +287,7 @@ class Scheduler(Generic[Item, Result]):
             self._num_items += len(batch)
             self._audio_s += sum(durations_s)
             self._padded_s += padded_seconds(durations_s)
+            self._busy_s += took_s
             self._num_failed += sum(isinstance(result, Exception) for result in results)
 
 

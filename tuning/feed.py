@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,18 @@ class Audience(Protocol):
 
     def show(self, records: Records, changed: TrialRecord, kind: str) -> None:
         """Show it; `kind` is what has happened to the changed trial."""
+
+
+class Audiences:
+    """Shows every change to several."""
+
+    def __init__(self, audiences: Sequence[Audience]) -> None:
+        self._audiences = audiences
+
+    def show(self, records: Records, changed: TrialRecord, kind: str) -> None:
+        """Show it."""
+        for audience in self._audiences:
+            audience.show(records, changed, kind)
 
 
 class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types

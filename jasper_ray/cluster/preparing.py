@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 import ray
 from ray.exceptions import RayTaskError
 
+from jasper_ray.cluster.ray_metrics import RayMetrics
 from jasper_ray.data.shard_task import ShardRecord, ShardTask, make_shard
 from jasper_ray.errors import CapacityError, JasperRayError
+from jasper_ray.observe.metrics import PreparationMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +42,18 @@ class OnTheCluster:
         """
         self._require_room()
         pending: list[ray.ObjectRef] = []
+        metrics: PreparationMetrics | None = None
         try:
             for task in tasks:
+                metrics = metrics or PreparationMetrics(RayMetrics(), dataset=task.target)
                 while len(pending) >= self._num_ahead():
-                    yield self._next(pending)
+                    yield self._next(pending, metrics)
                 pending.append(self._make.remote(task, num_threads=self._num_threads))
-            while pending:
-                yield self._next(pending)
+            while pending and metrics:
+                yield self._next(pending, metrics)
         finally:
+            if metrics:
+                metrics.end()
             for reference in pending:
                 ray.cancel(reference, force=True)
 
@@ -63,7 +69,7 @@ class OnTheCluster:
         """Grows and shrinks with the cluster."""
         return max(2, int(ray.cluster_resources().get("CPU", 1) / self._cpus_per_shard * TASKS_PER_CPU))
 
-    def _next(self, pending: list[ray.ObjectRef]) -> ShardRecord:
+    def _next(self, pending: list[ray.ObjectRef], metrics: PreparationMetrics) -> ShardRecord:
         (done,), pending[:] = ray.wait(pending, num_returns=1)
         try:
             record: ShardRecord = ray.get(done)
@@ -72,4 +78,6 @@ class OnTheCluster:
                 raise error.cause from None
             raise
         logger.info("shard %d: %d utterances", record.number, len(record.rows))
+        audio_s = sum(row["duration_s"] for row in record.rows)
+        metrics.shard_done(utterances=len(record.rows), audio_s=audio_s, rejected=len(record.rejections))
         return record

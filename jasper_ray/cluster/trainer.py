@@ -20,6 +20,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from jasper_ray.cluster.events import shown_on
 from jasper_ray.cluster.failures import StopOnOwnErrors, training_error, was_never_placed
 from jasper_ray.cluster.preparing import OnTheCluster
+from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
 from jasper_ray.cluster.room import missing_room, require_capacity
 from jasper_ray.cluster.worker import train_worker
 from jasper_ray.config.data import DatasetConfig
@@ -27,11 +28,12 @@ from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.interference import read_recordings
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.errors import CapacityError
+from jasper_ray.observe.metrics import DriverMetrics
 from jasper_ray.observe.reporters import check_reporters
 from jasper_ray.storage import object_store
 from jasper_ray.storage.clients import environment
 from jasper_ray.training.assembly import read_datasets, select_for
-from jasper_ray.training.report import Reporter
+from jasper_ray.training.report import Reporter, Reporters
 
 logger = logging.getLogger(__name__)
 
@@ -146,12 +148,16 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
     """
     config = with_absolute_paths(config)
     check_run(config)
-    with shown_on(display) as board, _signals_given_back():
-        try:
-            result = _build_trainer(config, board).fit()
-        except TrainingFailedError as error:
-            missing = missing_room(config.cluster) if was_never_placed(error) else None
-            raise (CapacityError(missing) if missing else training_error(error)) from error
+    metrics = DriverMetrics(RayMetrics() if config.cluster.metrics else NoMetrics(), run=config.name)
+    try:
+        with shown_on(Reporters([display, metrics])) as board, _signals_given_back():
+            try:
+                result = _build_trainer(config, board).fit()
+            except TrainingFailedError as error:
+                missing = missing_room(config.cluster) if was_never_placed(error) else None
+                raise (CapacityError(missing) if missing else training_error(error)) from error
+    finally:
+        metrics.end()
     figures: dict[str, Any] = result.return_value
     return figures
 

@@ -10,11 +10,15 @@ import ray.train.torch
 import torch
 
 from jasper_ray.cluster.events import BoardReporter
+from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
 from jasper_ray.config.data import LoaderConfig
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.config.speech import FeatureConfig
 from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.torch_loader import TorchLoader
+from jasper_ray.model.arithmetic import step_flops
+from jasper_ray.observe.device_peaks import peak_flops_per_s
+from jasper_ray.observe.metrics import WorkerMetrics
 from jasper_ray.observe.reporters import build_reporters
 from jasper_ray.training.assembly import train_run
 from jasper_ray.training.report import EventKind, Reporter
@@ -49,11 +53,31 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     os.environ.setdefault("JASPER_STORE_PATIENCE_S", str(STORE_PATIENCE_S))
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    reporters: list[Reporter] = [RayTrainReporter()]
+    reporters: list[Reporter] = [RayTrainReporter(), worker_metrics(config, world)]
     if world.is_first:
         reporters += [BoardReporter(arguments["board"]), *build_reporters(config)]
     return train_run(
         config, world=world, make_loader=lambda: make_loader(config.features, config.loader), reporters=reporters
+    )
+
+
+def worker_metrics(config: RunConfig, world: World) -> Reporter:
+    """Passes this worker's figures to Ray, which exports them to Prometheus."""
+    is_gpu = world.device.type == "cuda"
+    name = torch.cuda.get_device_name(world.device) if is_gpu else "CPU"
+    peak = peak_flops_per_s(name, config.training.precision)
+    flops = step_flops(
+        config.model,
+        num_mels=config.features.num_mels,
+        num_labels=len(config.text.alphabet) + 1,
+        seconds=1.0,
+    )
+    return WorkerMetrics(
+        RayMetrics() if config.cluster.metrics else NoMetrics(),
+        run=config.name,
+        rank=world.rank,
+        flops_per_audio_s=flops,
+        peak_flops_per_s=peak * world.size if peak else None,
     )
 
 

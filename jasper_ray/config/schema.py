@@ -184,6 +184,8 @@ class ClusterConfig(StrictModel):
     """How often the driver looks for dead workers; an evaluation waits for it when the one before is not yet taken."""
     collective_timeout_s: float = Field(300.0, gt=0)
     """How long a worker waits for the others in a collective operation."""
+    metrics: bool = True
+    """Export the run's figures to Prometheus through Ray."""
 
     @field_validator("num_workers")
     @classmethod

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from jasper_ray.errors import ConfigError, StorageError
+from jasper_ray.storage.request_counts import counted
 
 logger = logging.getLogger(__name__)
 
@@ -112,21 +113,23 @@ def retried(uri: str, store: str, work: Callable[[], Value]) -> Value:
     """
     allowed = limits()
     started_s = time.monotonic()
-    for attempt in itertools.count(1):
-        try:
-            return work()
-        except StorageError:
-            raise
-        except FileNotFoundError as error:
-            raise StorageError(f"{uri}: there is no such object (store: {store})") from error
-        except OSError as error:
-            used_up = attempt >= allowed.attempts and time.monotonic() - started_s >= allowed.patience_s
-            if not passes(error) or used_up:
-                tried = f" after {attempt} attempts" if attempt > 1 else ""
-                raise StorageError(f"{uri}: failed{tried} (store: {store}): {error}{advice(str(error))}") from error
-            pause_s = allowed.pause_s(attempt)
-            logger.warning("%s: attempt %d failed, trying again in %.1f s: %s", uri, attempt, pause_s, error)
-            time.sleep(pause_s)
+    with counted() as request:
+        for attempt in itertools.count(1):
+            request.attempts = attempt
+            try:
+                return work()
+            except StorageError:
+                raise
+            except FileNotFoundError as error:
+                raise StorageError(f"{uri}: there is no such object (store: {store})") from error
+            except OSError as error:
+                used_up = attempt >= allowed.attempts and time.monotonic() - started_s >= allowed.patience_s
+                if not passes(error) or used_up:
+                    tried = f" after {attempt} attempts" if attempt > 1 else ""
+                    raise StorageError(f"{uri}: failed{tried} (store: {store}): {error}{advice(str(error))}") from error
+                pause_s = allowed.pause_s(attempt)
+                logger.warning("%s: attempt %d failed, trying again in %.1f s: %s", uri, attempt, pause_s, error)
+                time.sleep(pause_s)
     raise AssertionError("unreachable")
 
 

@@ -164,6 +164,7 @@ class TrainingLoop:
             lr=lr,
         )
         self._window.wait_s += batches.wait_s - waited_s
+        self._window.worker_s += self._state.train_step.worker_s
         sample_is_due = (global_step + 1) % self._training.sample_every_steps == 0
         self._pending.append((global_step + 1, pending if sample_is_due else replace(pending, sample=None)))
         self._state.advance(is_last_of_epoch=position.is_last_of_epoch)

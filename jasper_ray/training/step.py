@@ -1,5 +1,6 @@
 """One optimizer step: its micro-batches forward and backward, one gradient all-reduce, one update."""
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -59,6 +60,8 @@ class TrainStep:
         self._dtype = DTYPES[config.precision]
         self._max_grad_norm = config.max_grad_norm
         self._norms = batch_norms(model)
+        self.worker_s = 0.0
+        """Host's seconds of the last step up to its last backward pass, which waits for the other workers."""
         self.decides_on_device = world.device.type == "cuda" and getattr(optimizer, "_step_supports_amp_scaling", False)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
         self._encoder_is_frozen = False
@@ -99,7 +102,7 @@ class TrainStep:
         self._train_mode()
         clear_statistics(self._norms)
         self._optimizer.zero_grad(set_to_none=True)
-        local = LocalSums()
+        local, started_s = LocalSums(), time.perf_counter()
         # DDP divides the summed gradients by the number of workers; the mean is over utterances.
         weight = self._world.size / num_utterances
         iterator: Iterator[Batch] = iter(batches)
@@ -112,6 +115,7 @@ class TrainStep:
                 # Lengths as the host knows them: torch's CTC would wait for the device to tell.
                 lengths = -(-given.feature_lengths // self._model.total_stride)
                 losses = ctc_losses(log_probs, lengths, batch.labels, given.label_lengths, blank=self._blank)
+                self.worker_s = time.perf_counter() - started_s
                 self.scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
             local.add(given, losses.detach(), log_probs.detach(), lengths)
         if not numbers:

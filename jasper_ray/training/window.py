@@ -20,6 +20,7 @@ class Window:
     audio_s: float = 0.0
     padding: list[float] = field(default_factory=list)
     wait_s: float = 0.0
+    worker_s: float = 0.0
     skipped: int = 0
     steps: int = 0
     grad_norm: float | None = None
@@ -49,6 +50,7 @@ class Window:
             "loss": float(np.mean(self.losses)) if self.losses else None,
             "grad_norm": self.grad_norm,
             "step_s": elapsed_s / self.steps,
+            "worker_s": self.worker_s / self.steps,
             "utterances_per_s": self.utterances / elapsed_s,
             "audio_s_per_s": self.audio_s / elapsed_s,
             "padding_share": float(np.mean(self.padding)),

@@ -25,6 +25,7 @@ from jasper_ray.config.schema import OptimizerConfig, TrainingConfig
 from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.data.batch import Batch
 from jasper_ray.errors import ConfigError
+from jasper_ray.model.arithmetic import step_flops
 from jasper_ray.model.bundle import build_model
 from jasper_ray.model.convolution import METHODS, Method, set_convolution_method
 from jasper_ray.model.jasper import Jasper
@@ -34,7 +35,7 @@ from jasper_ray.training.figures import PendingStep, read_steps
 from jasper_ray.training.optimizers import build_optimizer
 from jasper_ray.training.step import TrainStep
 from jasper_ray.training.world import World
-from jobs.benchmarks.arithmetic import products_per_s, step_flops
+from jobs.benchmarks.arithmetic import products_per_s
 from jobs.benchmarks.batches import Shape, make_batch
 from jobs.benchmarks.profile import step_shares
 

@@ -8,8 +8,8 @@ import torch
 
 from jasper_ray.config.model import ModelConfig
 from jasper_ray.errors import ConfigError
+from jasper_ray.model.arithmetic import forward_flops, step_flops
 from jasper_ray.model.jasper import Jasper, num_parameters
-from jobs.benchmarks.arithmetic import forward_flops, step_flops
 from jobs.benchmarks.profile import is_product
 from jobs.benchmarks.training import (
     TrainingBenchmark,
