@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 from ray import tune
 
 from jasper_ray.cluster.trainer import check_run
@@ -133,11 +134,11 @@ def _settle(output: str, config: RunConfig, sweep: SweepConfig) -> None:
     Raises:
         ConfigError: Names what differs, both values, and the ways out.
     """
-    own = {SWEEP_FILE: sweep.model_dump(mode="json"), RUN_FILE: config.model_dump(mode="json")}
-    for name, values in own.items():
-        uri = object_store.join(output, name)
+    own: dict[str, SweepConfig | RunConfig] = {SWEEP_FILE: sweep, RUN_FILE: config}
+    for name, model in own.items():
+        uri, values = object_store.join(output, name), model.model_dump(mode="json")
         if object_store.exists(uri):
-            before = yaml.safe_load(object_store.read_bytes(uri))
+            before = _as_now(yaml.safe_load(object_store.read_bytes(uri)), type(model))
             differing = dict(_differences(before, values))
             differing = {key: pair for key, pair in differing.items() if key.partition(".")[0] not in MAY_CHANGE}
             if differing:
@@ -149,6 +150,14 @@ def _settle(output: str, config: RunConfig, sweep: SweepConfig) -> None:
                 )
     object_store.write_bytes(object_store.join(output, SWEEP_FILE), dump_config(sweep).encode())
     object_store.write_bytes(object_store.join(output, RUN_FILE), dump_config(config).encode())
+
+
+def _as_now(saved: Any, model: type[SweepConfig | RunConfig]) -> Any:
+    """What a release before this one wrote, with the defaults of keys that it did not know."""
+    try:
+        return model.model_validate(saved).model_dump(mode="json")
+    except ValidationError:  # it has a key that is gone: the comparison names it
+        return saved
 
 
 def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, tuple[Any, Any]]]:
