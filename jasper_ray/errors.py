@@ -9,6 +9,10 @@ class ConfigError(JasperRayError, ValueError):
     """A config file or override is wrong: names the file, the key, the value and what is allowed."""
 
 
+class LeaseError(JasperRayError):
+    """Another run writes to the same output: names it, where it runs and what to do."""
+
+
 class StorageError(JasperRayError, OSError):
     """An object or folder could not be read or written: names it, the store and what it said."""
 

@@ -32,6 +32,7 @@ from jasper_ray.observe.metrics import DriverMetrics
 from jasper_ray.observe.reporters import check_reporters
 from jasper_ray.storage import object_store
 from jasper_ray.storage.clients import environment
+from jasper_ray.storage.lease import Lease
 from jasper_ray.training.assembly import read_datasets, select_for
 from jasper_ray.training.report import Reporter, Reporters
 
@@ -143,23 +144,33 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
     Raises:
         WorkersLostError: Workers were lost more often than `cluster.max_failures` allows.
         CapacityError: After a failure the cluster no longer held the workers; says what is missing.
+        LeaseError: Another run writes to the same output.
         NonFiniteError: Training diverged.
         JasperRayError: Data, config or cluster do not allow the run; says which and what to do.
     """
     config = with_absolute_paths(config)
     check_run(config)
     metrics = DriverMetrics(RayMetrics() if config.cluster.metrics else NoMetrics(), run=config.name)
+    lease = Lease(config.output, on_lost=_interrupt_this_process)
     try:
-        with shown_on(Reporters([display, metrics])) as board, _signals_given_back():
+        with lease, shown_on(Reporters([display, metrics])) as board, _signals_given_back():
             try:
                 result = _build_trainer(config, board).fit()
             except TrainingFailedError as error:
                 missing = missing_room(config.cluster) if was_never_placed(error) else None
                 raise (CapacityError(missing) if missing else training_error(error)) from error
+            except (KeyboardInterrupt, SystemExit):
+                lease.still_ours()
+                raise
     finally:
         metrics.end()
     figures: dict[str, Any] = result.return_value
     return figures
+
+
+def _interrupt_this_process() -> None:
+    """Ends a run as Ctrl-C does: another one has taken its output while this one did not renew its lease."""
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def check_run(config: RunConfig) -> None:

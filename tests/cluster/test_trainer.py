@@ -14,7 +14,8 @@ from tones import prepare_tones, run_workers, tone_config
 from jasper_ray.cluster.room import require_capacity, workers_that_fit
 from jasper_ray.cluster.trainer import connected_to_ray, run_training, store_variables
 from jasper_ray.config.schema import ClusterConfig
-from jasper_ray.errors import CapacityError, DataError
+from jasper_ray.errors import CapacityError, DataError, LeaseError
+from jasper_ray.storage.lease import Lease
 from jasper_ray.training.report import read_log
 
 pytestmark = pytest.mark.ray
@@ -83,6 +84,13 @@ def test_a_run_that_the_cluster_cannot_hold_is_refused_at_once_with_both_numbers
         require_capacity(ClusterConfig(num_workers=3))
     with pytest.raises(CapacityError, match=r"1 CPU and 1 GPU each, the cluster holds 0"):
         require_capacity(ClusterConfig(use_gpu=True))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_second_run_into_one_output_is_refused(tones: Path, tmp_path: Path) -> None:
+    config = tone_config(tones, tmp_path / "run", "cluster.cpus_per_worker=0.5")
+    with Lease(config.output), pytest.raises(LeaseError, match=r"is written by another run, process \d+ on"):
+        run_training(config, Events())
 
 
 @pytest.mark.usefixtures("cluster")
