@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from jasper_ray.cluster.worker import make_loader
 from jasper_ray.config.data import DataConfig, DatasetConfig, LoaderConfig
+from jasper_ray.data.loaders import make_loader
 from jasper_ray.data.manifest import Manifest
 from jasper_ray.data.plan import plan_evaluation
 from jasper_ray.data.source import UtteranceSource

@@ -11,11 +11,8 @@ import torch
 
 from jasper_ray.cluster.events import BoardReporter
 from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
-from jasper_ray.config.data import LoaderConfig
 from jasper_ray.config.schema import RunConfig
-from jasper_ray.config.speech import FeatureConfig
-from jasper_ray.data.batch import BatchLoader
-from jasper_ray.data.torch_loader import TorchLoader
+from jasper_ray.data.loaders import make_loader
 from jasper_ray.model.arithmetic import step_flops
 from jasper_ray.observe.device_peaks import peak_flops_per_s
 from jasper_ray.observe.metrics import WorkerMetrics
@@ -79,12 +76,3 @@ def worker_metrics(config: RunConfig, world: World) -> Reporter:
         flops_per_audio_s=flops,
         peak_flops_per_s=peak * world.size if peak else None,
     )
-
-
-def make_loader(features: FeatureConfig, config: LoaderConfig) -> BatchLoader:
-    """The loader that a config names; DALI is imported only if it is asked for."""
-    if config.backend == "torch":
-        return TorchLoader(features, config)
-    from jasper_ray.data.dali_loader import DaliLoader
-
-    return DaliLoader(features, config)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from tones import prepare_tones, tone_config
 
-from jasper_ray.cluster.worker import make_loader
+from jasper_ray.data.loaders import make_loader
 from jasper_ray.data.torch_loader import TorchLoader
 from jasper_ray.training.assembly import train_run
 from jasper_ray.training.report import read_log
