@@ -247,7 +247,7 @@ def _apart(column: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
     ys: list[float] = []
     for y, _ in column:
         ys.append(max(y, ys[-1] + LINE) if ys else y)
-    limit = HEIGHT - BOTTOM
+    limit: float = HEIGHT - BOTTOM
     for place in reversed(range(len(ys))):
         ys[place] = min(ys[place], limit)
         limit = ys[place] - LINE

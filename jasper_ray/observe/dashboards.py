@@ -12,6 +12,13 @@ COLUMNS, ROW_HEIGHT, STAT_HEIGHT = 24, 8, 4
 WIDTH = {"timeseries": 12, "stat": 6}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 TAG = "jasper_ray"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "timeseries": {
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    },
+    "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"},
+}
 
 
 def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
@@ -63,13 +70,6 @@ def _placed(panels: tuple[Panel, ...]) -> list[dict[str, Any]]:
 
 
 def _panel(panel: Panel, number: int) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "timeseries": {
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        },
-        "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"},
-    }[panel.kind]
     custom: dict[str, Any] = {"lineWidth": 1, "fillOpacity": 10, "showPoints": "auto", "spanNulls": True}
     return {
         "id": number,
@@ -81,7 +81,7 @@ def _panel(panel: Panel, number: int) -> dict[str, Any]:
             "defaults": {"unit": panel.unit, "custom": custom if panel.kind == "timeseries" else {}},
             "overrides": [],
         },
-        "options": options,
+        "options": OPTIONS[panel.kind],
         "targets": [
             {"refId": chr(ord("A") + place), "expr": query.expr, "legendFormat": query.legend, "datasource": SOURCE}
             for place, query in enumerate(panel.queries)
