@@ -10,6 +10,8 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 OURS = ("jasper_ray", "jobs", "serve", "tuning", "clusters", "benchmarks")
 LOADERS = {"load", "loads", "Unpickler", "read_pickle"}
+READS_WHAT_IT_WROTE = {"jasper_ray/inference/export.py": {"torch.jit.load"}}
+"""An export is read back in the same breath, for its parity report."""
 SECRETS = re.compile(
     r"AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----|(?i:secret_access_key)\s*[:=]\s*[\"']?[\w/+]{16,}"
 )
@@ -49,7 +51,8 @@ def _base(tree: ast.AST, loader: str) -> str:
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_no_file_of_ours_unpickles_what_a_stranger_could_have_written(path: Path) -> None:
-    assert list(unsafe_calls(ast.parse(path.read_text()))) == []
+    found = set(unsafe_calls(ast.parse(path.read_text())))
+    assert found <= READS_WHAT_IT_WROTE.get(str(path.relative_to(REPOSITORY)), set())
 
 
 @pytest.mark.parametrize(
