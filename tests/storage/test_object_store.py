@@ -174,7 +174,7 @@ def test_faults_that_stay_are_not_tried_again(faulty_s3: FaultyS3, fault: str) -
 
 INTERRUPTED = """
 import faulthandler, os, signal, sys, threading, time
-faulthandler.dump_traceback_later(45, exit=True)  # where it stands, instead of a test that only says that it hung
+faulthandler.dump_traceback_later(150, exit=True)  # where it stands, instead of a test that only says that it hung
 from pathlib import Path
 from jasper_ray.storage import clients, object_store
 
@@ -220,7 +220,7 @@ print(object_store.read_bytes(sys.argv[1]))
 
 def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=180)
 
 
 def test_wrong_credentials_say_which_store_and_what_to_check(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
