@@ -49,7 +49,7 @@ RUN --mount=type=cache,target=/home/ray/.cache/pip,uid=1000 \
         python -m pip install --disable-pip-version-check "${DALI}" ${DALI_INDEX:+--extra-index-url "${DALI_INDEX}"}; \
     fi
 
-ARG EXTRAS="serve beam containers tune"
+ARG EXTRAS="serve beam flac containers tune"
 COPY --chown=ray:ray pyproject.toml constraints.txt clusters/node/requirements.py /opt/jasper_ray/
 # hadolint ignore=SC2086
 RUN --mount=type=cache,target=/home/ray/.cache/pip,uid=1000 \

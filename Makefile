@@ -65,7 +65,7 @@ $(PEERS)/.installed: PIP := $(PEERS)/bin/python -m pip install --quiet --disable
 $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt benchmarks/peers-constraints.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PIP) 'torch==2.13.0'
-	$(PIP) -c constraints.txt -c benchmarks/peers-constraints.txt -e '.[dali]' -r benchmarks/peers.txt
+	$(PIP) -c constraints.txt -c benchmarks/peers-constraints.txt -e '.[dali,flac]' -r benchmarks/peers.txt
 	$(PIP) --no-deps -c benchmarks/peers-constraints.txt mosaicml-streaming ./benchmarks/torchvision_stub
 	$(PEERS)/bin/python -c 'import lhotse, streaming, webdataset'
 	@touch $@

@@ -2,7 +2,7 @@
 # Gives a node the packages that jobs need, at the versions of constraints.txt. Our code is not among them: it comes with
 # each job (`ray job submit --working-dir .`).
 #
-#   install.sh [EXTRA ...]     default: serve dali beam containers tune
+#   install.sh [EXTRA ...]     default: serve dali beam flac containers tune
 #
 # pyproject.toml, constraints.txt and requirements.py must lie beside this script. A Python on the PATH that has it all is left
 # as it is; otherwise a virtual environment is made in JASPER_RAY_ENV (default ~/jasper_ray_env). Start Ray with
@@ -11,7 +11,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 environment=${JASPER_RAY_ENV:-$HOME/jasper_ray_env}
 extras=("$@")
-[ ${#extras[@]} -gt 0 ] || extras=(serve dali beam containers tune)
+[ ${#extras[@]} -gt 0 ] || extras=(serve dali beam flac containers tune)
 
 if python "$here/requirements.py" --check "${extras[@]}" >/dev/null 2>&1; then
     echo "$(command -v python) has every package"

@@ -1,7 +1,7 @@
 """Encoded audio in memory -> mono float waveform at the rate and speed that is asked for.
 
-Reads what libsndfile reads: WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF and older ones. One soxr pass changes rate and
-speed together.
+Reads what libsndfile reads: WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF and older ones; undamaged FLAC of 16 bits faster
+than it. One soxr pass changes rate and speed together.
 """
 
 import io
@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from jasper_ray.audio.flac import decode_flac
 from jasper_ray.errors import AudioError
 
 Lengths = TypeVar("Lengths", int, np.ndarray)
@@ -118,10 +119,7 @@ def decode_audio(encoded: bytes | memoryview, *, sample_rate_hz: int, speed: flo
         AudioError: The bytes are not audio (says what they look like), hold no sample, are cut short, or have samples
             that are not finite numbers.
     """
-    with _open(encoded) as file:
-        source_hz = file.samplerate
-        waveform: np.ndarray = file.read(dtype="float32")
-        _check_complete(file, len(waveform))
+    waveform, source_hz = decode_flac(encoded, max_samples=_most_samples(encoded)) or _read_all(encoded)
     if waveform.ndim == 2:
         waveform = waveform.mean(axis=1, dtype=np.float32)
     _check_finite(waveform)
@@ -187,6 +185,14 @@ def decode_stretch(encoded: bytes | memoryview, *, sample_rate_hz: int, start: f
     return np.resize(np.roll(resampled, -begin), num_samples)
 
 
+def _read_all(encoded: bytes | memoryview) -> tuple[np.ndarray, int]:
+    """All samples `(N,)` or `(N, channels)` by libsndfile, and their rate."""
+    with _open(encoded) as file:
+        waveform: np.ndarray = file.read(dtype="float32")
+        _check_complete(file, len(waveform))
+        return waveform, file.samplerate
+
+
 def _read_piece(file: soundfile.SoundFile, first: int, num_samples: int) -> np.ndarray:
     """Mean of the channels over a piece of a file, float32."""
     file.seek(first)
@@ -222,8 +228,13 @@ def _open(encoded: bytes | memoryview) -> Iterator[soundfile.SoundFile]:
         ) from error
 
 
+def _most_samples(encoded: bytes | memoryview) -> int:
+    """Most samples per channel that so many bytes can hold."""
+    return MAX_SAMPLES_PER_BYTE * (len(encoded) + 1)
+
+
 def _check_header(file: soundfile.SoundFile, encoded: bytes | memoryview) -> None:
-    if file.frames > MAX_SAMPLES_PER_BYTE * (len(encoded) + 1):
+    if file.frames > _most_samples(encoded):
         raise AudioError(
             f"the {file.format} header does not state a length that {len(encoded)} bytes can hold (it was written to a "
             "pipe, or is damaged): write it to a file or convert it to WAV first"
