@@ -1,7 +1,9 @@
 """Beam search beside greedy decoding on a model's own log-probabilities: utterances per second of one core."""
 
 import argparse
+import contextlib
 import datetime
+import itertools
 import os
 import platform
 import sys
@@ -18,6 +20,7 @@ from jasper_ray.config.decoding import DecodingConfig
 from jasper_ray.decoding.decoder import BeamSearch, GreedyDecoder
 from jasper_ray.model.bundle import load_bundle
 from jasper_ray.storage import object_store
+from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.text.wer import count_errors
 from jasper_ray.training.assembly import read_datasets
 from jobs.benchmarks.timing import Work, rates, run_in_turn
@@ -50,45 +53,7 @@ def measure_decoding(arguments: argparse.Namespace, say: Callable[[str], None]) 
     bundle = load_bundle(arguments.bundle)
     say(f"log-probabilities of {len(manifest)} utterances")
     utterances = compute_log_probs(bundle, manifest, device="cpu", threads=1)
-    texts: dict[str, list[str]] = {}
-    greedy = GreedyDecoder(bundle.alphabet)
-
-    def decode_greedily(_: int) -> float:
-        for _ in range(PASSES_OF_GREEDY):
-            texts[GREEDY] = [
-                greedy.texts(torch.from_numpy(one)[None], torch.tensor([len(one)]))[0] for one in utterances
-            ]
-        return float(PASSES_OF_GREEDY * len(utterances))
-
-    def decode(name: str, search: BeamSearch, _: int) -> float:
-        texts[name] = [found[0].text for found in search.search(utterances)]
-        return float(len(utterances))
-
-    contenders: dict[str, Work] = {GREEDY: decode_greedily}
-    searches = []
-    for tokens in arguments.tokens:
-        for width in arguments.beam_widths:
-            config = DecodingConfig(
-                method="beam",
-                language_model=object_store.absolute(arguments.language_model) if arguments.language_model else None,
-                lexicon=arguments.language_model is not None,
-                beam_width=width,
-                tokens_per_frame=tokens or None,
-                lm_weight=arguments.lm_weight,
-                word_bonus=arguments.word_bonus if arguments.language_model else 0.0,
-            )
-            name = f"{width}, {tokens or 'all'}"
-            searches.append(BeamSearch(bundle.alphabet, config))
-            contenders[name] = partial(decode, name, searches[-1])
-            say(f"loaded: width and tokens per frame {name}")
-    try:
-        measured = rates(run_in_turn(contenders, arguments.rounds))
-    finally:
-        for search in searches:
-            search.close()
-    for name, rate in measured.items():
-        errors = count_errors(manifest.texts, texts[name])
-        rate |= {"wer": errors.wer, "times_greedy": measured[GREEDY]["per_cpu_s"] / rate["per_cpu_s"]}
+    measured = _measure(arguments, bundle.alphabet, utterances, manifest.texts, say)
     figures = {
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python -m jobs.benchmark", *sys.argv[1:]]),
@@ -106,6 +71,56 @@ def measure_decoding(arguments: argparse.Namespace, say: Callable[[str], None]) 
         page.write_text("\n".join(_page(figures)) + "\n")
         say(f"written: {page}")
     return figures
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    alphabet: Alphabet,
+    utterances: Sequence[np.ndarray],
+    references: Sequence[str],
+    say: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Rates and word error rates of all decoders, by name, over the same log-probabilities."""
+    texts: dict[str, list[str]] = {}
+    greedy = GreedyDecoder(alphabet)
+
+    def decode_greedily(_: int) -> float:
+        for _ in range(PASSES_OF_GREEDY):
+            texts[GREEDY] = [
+                greedy.texts(torch.from_numpy(one)[None], torch.tensor([len(one)]))[0] for one in utterances
+            ]
+        return float(PASSES_OF_GREEDY * len(utterances))
+
+    def decode(name: str, search: BeamSearch, _: int) -> float:
+        texts[name] = [found[0].text for found in search.search(utterances)]
+        return float(len(utterances))
+
+    contenders: dict[str, Work] = {GREEDY: decode_greedily}
+    with contextlib.ExitStack() as searches:
+        for tokens, width in itertools.product(arguments.tokens, arguments.beam_widths):
+            name = f"{width}, {tokens or 'all'}"
+            search = BeamSearch(alphabet, _config(arguments, width=width, tokens=tokens))
+            searches.callback(search.close)
+            contenders[name] = partial(decode, name, search)
+            say(f"loaded: width and tokens per frame {name}")
+        measured = rates(run_in_turn(contenders, arguments.rounds))
+    for name, rate in measured.items():
+        errors = count_errors(references, texts[name])
+        rate |= {"wer": errors.wer, "times_greedy": measured[GREEDY]["per_cpu_s"] / rate["per_cpu_s"]}
+    return measured
+
+
+def _config(arguments: argparse.Namespace, *, width: int, tokens: int) -> DecodingConfig:
+    model = arguments.language_model
+    return DecodingConfig(
+        method="beam",
+        language_model=object_store.absolute(model) if model else None,
+        lexicon=model is not None,
+        beam_width=width,
+        tokens_per_frame=tokens or None,
+        lm_weight=arguments.lm_weight,
+        word_bonus=arguments.word_bonus if model else 0.0,
+    )
 
 
 def _page(figures: Mapping[str, Any]) -> Sequence[str]:
