@@ -42,7 +42,7 @@ def write_report(
         manifest: What was evaluated.
         transcripts: By row of the manifest.
         words: The same with times and confidences.
-        calibration: What makes these confidences probabilities, if the bundle has it.
+        calibration: Of their confidences and times, if the bundle has one.
         title: Above the report.
         compare: Predictions of another recogniser, as `jobs.evaluate --predictions` writes them.
         with_audio: Whether the worst utterances can be heard in the page.
@@ -69,8 +69,9 @@ def write_report(
         raise DataError(str(error)) from error
     rows_by_id = {name: row for row, name in enumerate(manifest.ids)}
     worst = [rows_by_id[item.id] for item in report.worst]
-    shown = calibration.apply if calibration else list
-    clips = {manifest.ids[row]: _clip(audio, row, shown(words[row]), with_audio) for row in worst}
+    applied = calibration or Calibration()
+    shown = {row: applied.apply(words[row], end_s=float(manifest.durations_s[row])) for row in worst}
+    clips = {manifest.ids[row]: _clip(audio, row, shown[row], with_audio) for row in worst}
     object_store.write_bytes(object_store.join(output, REPORT_FILE), report.json())
     object_store.write_bytes(object_store.join(output, REPORT_PAGE), evaluation_page(report, clips).encode())
     return report

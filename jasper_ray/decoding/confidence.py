@@ -2,7 +2,7 @@
 
 What the frames say (mean probability of the letters, entropy of the frames) is too sure of itself or too timid, and
 differs from model to model; a logistic regression makes a probability of it. It lies beside the weights of a bundle as
-`confidence.json`, by way of decoding, and whoever transcribes applies it.
+`confidence.json`, by way of decoding, and whoever transcribes applies it. With it go the shifts of word times.
 
 Sources: Guo et al. 2017, "On Calibration of Modern Neural Networks" (reliability, expected calibration error); Laptev
 and Ginsburg 2022, "Fast Entropy-Based Methods of Word-Level Confidence Estimation".
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from jasper_ray.config.strict import StrictModel
 from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.decoding.word_times import Shift, shifted
 from jasper_ray.errors import DataError, StorageError
 from jasper_ray.storage import object_store
 from jasper_ray.text.edits import word_edits
@@ -33,22 +34,34 @@ Method = Literal["greedy", "beam"]
 
 
 class Calibration(StrictModel):
-    """Probability that a word is right: sigmoid(scale * logit(confidence) + entropy_weight * entropy + offset)."""
+    """Probability that a word is right: sigmoid(scale * logit(confidence) + entropy_weight * entropy + offset).
 
-    scale: float
+    And by how much its edges are moved. As made without arguments it changes nothing.
+    """
+
+    scale: float = 1.0
     """Of the log odds of the mean probability of its letters."""
-    entropy_weight: float
+    entropy_weight: float = 0.0
     """Of the mean entropy of its frames."""
-    offset: float
+    offset: float = 0.0
     """Log odds of a word of which nothing is known."""
-    num_words: int
+    num_words: int = 0
     """Words that it was fitted on."""
     source: str = ""
     """The utterances they come from."""
+    start_shift_s: float = 0.0
+    """Added to where words begin."""
+    end_shift_s: float = 0.0
+    """Added to where words end."""
+    num_timed_words: int = 0
+    """Words with known edges that the shifts were fitted on."""
 
-    def apply(self, words: Iterable[WordSpan]) -> list[WordSpan]:
-        """The words with calibrated confidences."""
-        spans = list(words)
+    def apply(self, words: Iterable[WordSpan], *, begin_s: float = 0.0, end_s: float = float("inf")) -> list[WordSpan]:
+        """The words with calibrated confidences, and edges moved within the bounds, see `shifted`."""
+        shift = Shift(self.start_shift_s, self.end_shift_s)
+        spans = shifted(list(words), shift, begin_s=begin_s, end_s=end_s)
+        if (self.scale, self.entropy_weight, self.offset) == (1.0, 0.0, 0.0):
+            return spans
         logits = _features(spans) @ np.array([self.scale, self.entropy_weight, self.offset])
         return [replace(span, confidence=_sigmoid(float(logit))) for span, logit in zip(spans, logits, strict=True)]
 

@@ -24,7 +24,7 @@ class TranscriptSearch:
         alphabet: Of the model.
         config: The search and its language models.
         frame_s: Seconds per encoder frame.
-        calibration: Makes confidences of words found by search probabilities (`python -m jobs.calibrate`).
+        calibration: Of confidences and times of words found by search (`python -m jobs.calibrate`).
         num_processes: Of the search.
         apart: Never search in this process.
 
@@ -76,7 +76,7 @@ class TranscriptSearch:
         return replace(
             greedy,
             text=text,
-            words=tuple(self._calibration.apply(words) if self._calibration else words),
+            words=tuple(self._calibration.apply(words, end_s=greedy.duration_s) if self._calibration else words),
             alternatives=tuple(hypotheses) if num_best > 1 else (),
             log_probs=None,
         )

@@ -45,7 +45,7 @@ class Transcriber:
         device: Where the model runs.
         precision: Its arithmetic.
         batch_seconds: Bound on count times longest of a batch; it changes the speed, never a transcript.
-        calibration: Makes confidences of greedily decoded words probabilities (`python -m jobs.calibrate`).
+        calibration: Of confidences and times of greedily decoded words (`python -m jobs.calibrate`).
     """
 
     def __init__(
@@ -112,11 +112,12 @@ class Transcriber:
             words = greedy_words(log_probs, encoder_lengths, self.alphabet, frame_s=self.frame_s)
             kept = split(log_probs, encoder_lengths) if with_log_probs else [None] * len(rows)
             for row, ids, confidence, spans, scores in zip(rows, labels, confidences, words, kept, strict=True):
+                duration_s = len(waveforms[row]) / self.sample_rate_hz
                 transcripts[row] = Transcript(
                     self.alphabet.decode(ids),
-                    len(waveforms[row]) / self.sample_rate_hz,
+                    duration_s,
                     confidence,
-                    tuple(self._calibration.apply(spans) if self._calibration else spans),
+                    tuple(self._calibration.apply(spans, end_s=duration_s) if self._calibration else spans),
                     log_probs=scores,
                 )
         return [transcripts[row] for row in range(len(waveforms))]
@@ -131,8 +132,12 @@ class Transcriber:
             statistics: `running` for audio that can be read only once.
             compute: Who runs the model, if not this transcriber's engine in this thread: `log_probs` elsewhere.
         """
+        said_s = 0.0
         for piece in self._long.stream(source, statistics=statistics, compute=compute):
-            words = tuple(self._calibration.apply(piece.words)) if self._calibration else piece.words
+            words = piece.words
+            if self._calibration and words:
+                words = tuple(self._calibration.apply(words, begin_s=said_s, end_s=piece.end_s))
+                said_s = words[-1].end_s
             yield replace(piece, words=words)
 
     def log_probs(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

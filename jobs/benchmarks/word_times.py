@@ -2,40 +2,23 @@
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import soxr
 import torch
 
 from jasper_ray.config.data import DatasetConfig
-from jasper_ray.data.espeak import Espeak
-from jasper_ray.data.synthetic import DIGITS, Voice, transcript, voices
+from jasper_ray.data.joined_words import Joined, joined_words, spoken_texts
+from jasper_ray.data.synthetic import voices
 from jasper_ray.decoding.alignment import WordSpan
+from jasper_ray.decoding.confidence import Calibration, read_calibrations
 from jasper_ray.decoding.decoder import GreedyDecoder
 from jasper_ray.decoding.words import WordKeeper, words_of
 from jasper_ray.inference.transcriber import Transcriber
 from jasper_ray.model.bundle import load_bundle
 from jasper_ray.training.assembly import read_datasets
 from jobs.log_probs import compute_log_probs
-
-SILENCE = 0.02
-"""Share of the loudest sample below which a word has not begun or is over."""
-PAUSE_S = (0.03, 0.15)
-EDGE_S = 0.3
-NOISE = 1e-4
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Words in a row."""
-
-    text: str
-    waveform: np.ndarray
-    edges_s: tuple[tuple[float, float], ...]
-    """Beginning and end of each word."""
 
 
 def add_times_benchmark(parser: argparse.ArgumentParser) -> None:
@@ -50,14 +33,11 @@ def add_times_benchmark(parser: argparse.ArgumentParser) -> None:
 def measure_times(arguments: argparse.Namespace, say: Callable[[str], None]) -> Mapping[str, Any]:
     """Distances of found edges from true ones, of a given text and of what was decoded."""
     transcriber = Transcriber.from_bundle(arguments.bundle)
-    joined = list(
-        joined_words(
-            texts(arguments.utterances, digits=arguments.digits),
-            voices(arguments.split),
-            rate_hz=transcriber.sample_rate_hz,
-        )
-    )
+    said = spoken_texts(arguments.utterances, arguments.split, digits=arguments.digits)
+    joined = list(joined_words(said, voices(arguments.split), rate_hz=transcriber.sample_rate_hz))
     say(f"{len(joined)} utterances spoken, {sum(len(one.edges_s) for one in joined)} words")
+    calibrations = read_calibrations(arguments.bundle)
+    of_given = calibrations.get("beam") or calibrations.get("greedy") or Calibration()
     aligned: list[tuple[float, float]] = []
     decoded: list[tuple[float, float]] = []
     heard = transcriber.transcribe([one.waveform for one in joined], with_log_probs=True)
@@ -65,14 +45,17 @@ def measure_times(arguments: argparse.Namespace, say: Callable[[str], None]) -> 
     for truth, found in zip(joined, heard, strict=True):
         assert found.log_probs is not None
         words = words_of(truth.text, found.log_probs, transcriber.alphabet, frame_s=transcriber.frame_s)
-        aligned += _errors(truth, [(word.start_s, word.end_s) for word in words])
+        aligned += _errors(truth, of_given.apply(words, end_s=found.duration_s))
         if " ".join(found.text.split()) == truth.text:
             num_right += 1
-            decoded += _errors(truth, [(word.start_s, word.end_s) for word in found.words])
+            decoded += _errors(truth, found.words)
     return {
         "bundle": arguments.bundle,
         "utterances": len(joined),
         "frame_ms": 1000 * transcriber.frame_s,
+        "shifts_ms": {
+            method: [1000 * one.start_shift_s, 1000 * one.end_shift_s] for method, one in calibrations.items()
+        },
         "given_text": _figures(aligned),
         "decoded": _figures(decoded) | {"utterances_without_error": num_right},
         **({"real": check_real(arguments.bundle, arguments.real)} if arguments.real else {}),
@@ -86,14 +69,17 @@ def check_real(uri: str, datasets: Sequence[str]) -> Mapping[str, Any]:
     frame_s = bundle.config.features.hop_s * bundle.config.model.total_stride
     keeper = WordKeeper(GreedyDecoder(bundle.alphabet), bundle.alphabet, frame_s=frame_s)
     checked = {"given_text": Checked(), "decoded": Checked()}
+    calibrations = read_calibrations(uri)
+    greedy = calibrations.get("greedy", Calibration())
+    of_given = calibrations.get("beam", greedy)
     for row, scores in enumerate(compute_log_probs(bundle, manifest, device="cpu", threads=1)):
         length = torch.tensor([len(scores)])
         (text,) = keeper.texts(torch.from_numpy(scores)[None], length)
         given = words_of(manifest.texts[row], scores, bundle.alphabet, frame_s=frame_s)
-        # The last frame of an utterance may reach behind its last sample.
-        end_s = float(manifest.durations_s[row]) + frame_s
-        checked["given_text"].add(manifest.texts[row], given, end_s)
-        checked["decoded"].add(text, keeper.words[-1], end_s)
+        duration_s = float(manifest.durations_s[row])
+        end_s = duration_s + frame_s  # the last frame of an utterance may reach behind its last sample
+        checked["given_text"].add(manifest.texts[row], of_given.apply(given, end_s=duration_s), end_s)
+        checked["decoded"].add(text, greedy.apply(keeper.words[-1], end_s=duration_s), end_s)
     return {"utterances": len(manifest), **{name: asdict(one) for name, one in checked.items()}}
 
 
@@ -122,54 +108,12 @@ class Checked:
             before_s = word.end_s
 
 
-def texts(count: int, *, digits: bool) -> list[str]:
-    """What is said: transcripts of the embedded corpus, or digits of it only."""
-    found: list[str] = []
-    number = 0
-    while len(found) < count:
-        text = transcript("evaluation", number)
-        number += 1
-        if not digits or set(text.split()) <= set(DIGITS):
-            found.append(text)
-    return found
-
-
-def joined_words(said: Sequence[str], speakers: Sequence[Voice], *, rate_hz: int) -> Iterator[Joined]:
-    """Each text as words that were spoken alone, cut to where they sound, and joined with pauses of random length."""
-    rng = np.random.default_rng(0)
-    with Espeak() as espeak:
-        requests = [
-            {"text": word, "voice": voice.espeak_name, "pitch": voice.pitch, "range": voice.range, "rate": voice.rate}
-            for number, text in enumerate(said)
-            for voice in [speakers[number * 7 % len(speakers)]]
-            for word in text.split()
-        ]
-        spoken = espeak.speak_all(requests)
-        for text in said:
-            pieces, edges, position = [np.zeros(round(EDGE_S * rate_hz))], [], round(EDGE_S * rate_hz)
-            for _ in text.split():
-                samples = next(spoken).astype(np.float64) / 2**15
-                sound = _sounding(soxr.resample(samples, espeak.sample_rate_hz, rate_hz))
-                pause = np.zeros(round(rng.uniform(*PAUSE_S) * rate_hz))
-                edges.append((position / rate_hz, (position + len(sound)) / rate_hz))
-                pieces += [sound, pause]
-                position += len(sound) + len(pause)
-            waveform = np.concatenate([*pieces, np.zeros(round(EDGE_S * rate_hz))])
-            waveform += rng.normal(scale=NOISE, size=len(waveform))
-            yield Joined(text, waveform.astype(np.float32), tuple(edges))
-
-
-def _sounding(samples: np.ndarray) -> np.ndarray:
-    loud = np.flatnonzero(np.abs(samples) > SILENCE * np.abs(samples).max())
-    return samples[loud[0] : loud[-1] + 1]
-
-
-def _errors(truth: Joined, found: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def _errors(truth: Joined, found: Sequence[WordSpan]) -> list[tuple[float, float]]:
     """Found minus true beginning and end of each word."""
     if len(found) != len(truth.edges_s):
         return []
     pairs = zip(found, truth.edges_s, strict=True)
-    return [(start - true_start, end - true_end) for (start, end), (true_start, true_end) in pairs]
+    return [(word.start_s - true_start, word.end_s - true_end) for word, (true_start, true_end) in pairs]
 
 
 def _figures(errors: Sequence[tuple[float, float]]) -> dict[str, Any]:

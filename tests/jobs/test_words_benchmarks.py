@@ -4,14 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jasper_ray.data.joined_words import joined_words, spoken_texts
 from jasper_ray.data.synthetic import voices
+from jasper_ray.decoding.alignment import WordSpan
 from jobs.benchmarks.evaluation_report import measure_report
-from jobs.benchmarks.word_times import _errors, joined_words, texts
+from jobs.benchmarks.word_times import _errors
 
 
 def test_words_sound_where_the_truth_says_and_nowhere_else() -> None:
     pytest.importorskip("espeakng_loader", reason="the extra [demo] is not installed")
-    said = texts(2, digits=True)
+    said = spoken_texts(2, "evaluation", digits=True)
     for joined in joined_words(said, voices("evaluation"), rate_hz=16000):
         assert len(joined.edges_s) == len(joined.text.split())
         quiet = np.ones(len(joined.waveform), dtype=bool)
@@ -24,10 +26,9 @@ def test_words_sound_where_the_truth_says_and_nowhere_else() -> None:
 
 def test_errors_are_signed_distances_of_both_edges() -> None:
     (joined,) = (one for one in [Namespace(edges_s=((0.5, 1.0), (1.2, 1.5)))])
-    assert _errors(joined, [(0.52, 0.9), (1.2, 1.6)]) == [  # type: ignore[arg-type]
-        (pytest.approx(0.02), pytest.approx(-0.1)),
-        (0.0, pytest.approx(0.1)),
-    ]
+    found = [WordSpan("one", 0.52, 0.9, 1.0), WordSpan("two", 1.2, 1.6, 1.0)]
+    errors_s = _errors(joined, found)  # type: ignore[arg-type]
+    assert [error_s for pair in errors_s for error_s in pair] == pytest.approx([0.02, -0.1, 0.0, 0.1])
 
 
 def test_a_report_of_invented_utterances_is_measured_and_kept(tmp_path: Path) -> None:
