@@ -12,6 +12,7 @@ from jasper_ray.errors import ConfigError
 from jasper_ray.storage import object_store
 from jobs.entry import console, run_job
 from tuning.settings import OVERRIDE_PREFIX, SweepConfig, load_sweep
+from tuning.spaces import Space
 
 RANGE_PREFIX = "range."
 COMPARISON_FILE = "comparison.html"
@@ -24,17 +25,18 @@ def sweep(arguments: Sequence[str]) -> Mapping[str, Any]:
         arguments: CONFIG, SWEEP.yaml and `KEY=VALUE`; keys that begin with `sweep.` are the sweep's.
     """
     config, settings, source = read_arguments(arguments)
+    Space(settings.space, config, source=source)
     # Here, so that help and what is wrong with a config are there at once: Ray and torch take seconds to import.
     import ray
 
     from jasper_ray.cluster.ray_metrics import RayMetrics
+    from jasper_ray.cluster.room import require_capacity
     from jasper_ray.cluster.trainer import connected_to_ray, prepare_missing_datasets, with_absolute_paths
     from tuning.display import open_sweep_display
     from tuning.feed import Audiences
     from tuning.records import Records
     from tuning.report import write_report
     from tuning.runner import check_sweep, run_sweep, sweep_folder
-    from tuning.spaces import Space
     from tuning.sweep_metrics import SweepMetrics
 
     config = with_absolute_paths(config)
@@ -44,6 +46,7 @@ def sweep(arguments: Sequence[str]) -> Mapping[str, Any]:
     records = Records(output)
     resources: dict[str, float] = {}
     with connected_to_ray(log_to_driver=False):  # the logs of many runs at once are no use to anyone
+        require_capacity(config.cluster)  # before hours go into preparing data for it
         resources = ray.cluster_resources()
         prepare_missing_datasets(config)
         display = open_sweep_display(console)

@@ -25,7 +25,8 @@ curves must differ, for these reasons:</p><ul>
 <li>Batch norm, while it trains, normalises over one micro-batch: smaller micro-batches are noisier statistics.</li>
 <li>Dropout is drawn per micro-batch.</li>
 <li>With <code>batching.policy=seconds</code> or <code>packed</code> the size of micro-batches decides which utterances
-share a step; with <code>fixed</code> the utterances of a step stay the same at a constant global batch.</li>
+share a step; with <code>fixed</code> the utterances of a step stay the same at a constant global batch, as long as an
+epoch comes to whole steps.</li>
 <li>Where micro-batches stay as they are, more of them are a larger global batch and fewer updates per epoch.</li></ul>
 """
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jasper_ray.config.files import load_config
 from jasper_ray.config.strict import StrictModel
@@ -73,12 +73,19 @@ RULES = ("loguniform", "uniform", "integers", "choice", "grid", "inverse_to", "p
 class BudgetConfig(StrictModel):
     """When a sweep has had enough; whatever comes first."""
 
-    trials: int | None = Field(None, gt=0)
+    trials: int | None = None
     """Trials in all; a grid without a budget runs each point once."""
-    hours: float | None = Field(None, gt=0)
+    hours: float | None = None
     """Hours in which trials run, over all restarts."""
-    gpu_hours: float | None = Field(None, gt=0)
+    gpu_hours: float | None = None
     """Hours times GPUs of all trials, over all restarts."""
+
+    @field_validator("trials", "hours", "gpu_hours")
+    @classmethod
+    def _lets_a_trial_run(cls, value: float | None) -> float | None:
+        if value is not None and not value > 0:
+            raise ValueError(f"must be above 0, got {value:g}: no trial would run. Leave it out (null) for no limit")
+        return value
 
 
 class AshaConfig(StrictModel):
@@ -150,5 +157,6 @@ def load_sweep(
     Raises:
         ConfigError: Names the file or override, the key, the value and what is allowed.
     """
-    sweep = load_config(SweepConfig, path, overrides, environ=os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    sweep = load_config(SweepConfig, path, overrides, environ=environ, prefix=OVERRIDE_PREFIX)
     return sweep if sweep.name else sweep.model_copy(update={"name": Path(path).stem})

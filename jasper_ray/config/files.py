@@ -55,11 +55,19 @@ def load_run_config(
 
 
 def load_config(
-    model: type[Config], path: str | Path | None, overrides: Sequence[str], *, environ: Mapping[str, str]
+    model: type[Config],
+    path: str | Path | None,
+    overrides: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    prefix: str = "",
 ) -> Config:
-    """`load_run_config` for any config model; without a file, overrides of the defaults."""
+    """`load_run_config` for any config model; without a file, overrides of the defaults.
+
+    `prefix` is what the overrides began with on the command line: errors name them so.
+    """
     tree = {} if path is None else _read_tree(Path(path), environ)
-    origins = {_set(tree, override): f"override {override!r}" for override in overrides}
+    origins = {_set(tree, override, prefix): f"override {prefix + override!r}" for override in overrides}
     return validate_tree(model, tree, source="settings" if path is None else str(path), origins=origins)
 
 
@@ -125,16 +133,17 @@ def _expand(value: Any, environ: Mapping[str, str], *, source: str) -> Any:
     return VARIABLE.sub(replace, value)
 
 
-def _set(tree: dict[str, Any], override: str) -> str:
+def _set(tree: dict[str, Any], override: str, prefix: str) -> str:
     """Put one KEY=VALUE into the tree; returns the key."""
     key, equals, text = override.partition("=")
+    source = f"override {prefix + override!r}"
     if not equals or not key:
-        raise ConfigError(f"override {override!r}: must be KEY=VALUE, for example optimizer.lr=0.02")
+        raise ConfigError(f"{source}: must be KEY=VALUE, for example optimizer.lr=0.02")
     try:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
-    set_value(tree, key, value, source=f"override {override!r}")
+        raise ConfigError(f"{source}: the value is not YAML: {error}") from error
+    set_value(tree, key, value, source=source)
     return key
 
 
