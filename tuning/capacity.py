@@ -8,8 +8,15 @@ from jasper_ray.cluster.room import workers_that_fit
 from jasper_ray.config.schema import ClusterConfig
 
 DRIVER_RESOURCES = {"memory": 256 * 1024**2}
-"""What the process that looks after a trial asks for. No CPU: where workers want all of them it would take the last
-one, and sweep and trial would wait for each other for ever."""
+"""What the process that looks after a trial of several workers asks for. No CPU: where workers want all of them it
+would take the last one, and sweep and trial would wait for each other for ever."""
+
+
+def trial_resources(config: ClusterConfig) -> dict[str, float]:
+    """What the process of each trial asks for: it is the trial's worker itself where there is one only."""
+    if config.min_workers > 1:
+        return dict(DRIVER_RESOURCES)
+    return {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
 
 
 def trials_at_once(nodes: Sequence[dict[str, float]], config: ClusterConfig) -> int:

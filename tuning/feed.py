@@ -64,6 +64,7 @@ class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types
         self._num_trials = num_trials
         self._audience = audience
         self._numbers: dict[str, int] = {}
+        self._given_s: dict[str, float] = {}
         self._waiting = [record.number for record in records if not record.has_ended]
         for record in records:
             search.adopt(record)
@@ -91,6 +92,7 @@ class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types
             return None if self._numbers else str(Searcher.FINISHED)
         record = replace(record, status="running", error="")
         self._numbers[trial_id] = number
+        self._given_s[trial_id] = time.time()
         self._keep(record, "given")
         return self._settings_of(record)
 
@@ -99,7 +101,9 @@ class TrialFeed(Searcher):  # type: ignore[misc]  # Ray has no types
         record = self._records.by_number[self._numbers[trial_id]]
         kind, time_s = result.get("kind", ""), float(result.get("time_s", time.time()))
         if kind == "attempt":
-            record = replace(record, attempts=(*record.attempts, Attempt(time_s)), error="")
+            # The first attempt counts from when there was room for it: with its process's start.
+            started_s = min(self._given_s.pop(trial_id, time_s), time_s)
+            record = replace(record, attempts=(*record.attempts, Attempt(started_s)), error="")
         elif kind == "start":
             record = replace(record, num_parameters=result["num_parameters"], workers=result["workers"])
             record = record.with_attempt(built_s=time_s, last_s=time_s)

@@ -40,7 +40,7 @@ class Attempt:
     """One stretch of training, from its start to its end or interruption."""
 
     started_s: float
-    """When the trial's own process began, in seconds since 1970."""
+    """When the trial was given to the cluster, for a retry when its process was ready; in seconds since 1970."""
     first_step_s: float | None = None
     """When its workers had made their first steps that were reported."""
     built_s: float | None = None

@@ -18,7 +18,7 @@ from jasper_ray.config.schema import RunConfig
 from jasper_ray.errors import ConfigError
 from jasper_ray.storage import object_store
 from tuning.budget import BudgetStopper, check_budget
-from tuning.capacity import DRIVER_RESOURCES, room_on_the_cluster
+from tuning.capacity import room_on_the_cluster, trial_resources
 from tuning.feed import Audience, TrialFeed
 from tuning.records import Records, TrialRecord, trial_folder
 from tuning.scheduling import make_scheduler
@@ -93,7 +93,7 @@ def run_sweep(config: RunConfig, sweep: SweepConfig, space: Space, records: Reco
     os.environ.update(TUNE_VARIABLES)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, DRIVER_RESOURCES),
+        tune.with_resources(run_trial, trial_resources(config.cluster)),
         tune_config=tune.TuneConfig(
             search_alg=feed,
             scheduler=scheduler,

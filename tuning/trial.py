@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from jasper_ray.cluster.trainer import run_training
+from jasper_ray.cluster.trainer import run_training, run_training_here
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.errors import CapacityError, JasperRayError, NonFiniteError, StorageError, WorkersLostError
 from jasper_ray.storage import object_store
@@ -51,7 +51,8 @@ def run_trial(settings: Mapping[str, Any]) -> None:
         if settings["parent"]:
             _inherit(settings["parent"], config.output)
         _repeat_evaluations(config, reporter)
-        run_training(config, reporter)
+        train = run_training_here if config.cluster.max_workers == 1 else run_training
+        train(config, reporter)
     except NonFiniteError as error:
         reporter.end("diverged", str(error))
     except INFRASTRUCTURE as error:

@@ -63,7 +63,7 @@ def worker_error(worker_failures: Mapping[int, BaseException]) -> JasperRayError
     own = [(rank, _raised_by_training(failure)) for rank, failure in failures]
     for rank, cause in own:
         if isinstance(cause, JasperRayError):
-            kind = NonFiniteError if isinstance(cause, NonFiniteError) else JasperRayError
+            kind = next((kind for kind in (NonFiniteError, StorageError) if isinstance(cause, kind)), JasperRayError)
             return kind(f"worker {rank} failed: {type(cause).__name__}: {cause}")
     lost = [rank for rank, cause in own if cause is None]
     if lost:

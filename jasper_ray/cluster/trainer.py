@@ -17,8 +17,8 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from jasper_ray.cluster.events import shown_on
-from jasper_ray.cluster.failures import StopOnOwnErrors, training_error, was_never_placed
+from jasper_ray.cluster.events import BoardReporter, shown_on
+from jasper_ray.cluster.failures import StopOnOwnErrors, training_error, was_never_placed, worker_error
 from jasper_ray.cluster.preparing import OnTheCluster
 from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
 from jasper_ray.cluster.room import missing_room, require_capacity
@@ -27,7 +27,7 @@ from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.interference import read_recordings
 from jasper_ray.data.preparation import prepare_dataset
-from jasper_ray.errors import CapacityError
+from jasper_ray.errors import CapacityError, JasperRayError
 from jasper_ray.observe.metrics import DriverMetrics
 from jasper_ray.observe.reporters import check_reporters
 from jasper_ray.storage import object_store
@@ -155,13 +155,45 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
     try:
         with lease, shown_on(Reporters([display, metrics])) as board, _signals_given_back():
             try:
-                result = _build_trainer(config, board).fit()
+                result = _build_trainer(config, BoardReporter(board), _workers(config)).fit()
             except TrainingFailedError as error:
                 missing = missing_room(config.cluster) if was_never_placed(error) else None
                 raise (CapacityError(missing) if missing else training_error(error)) from error
             except (KeyboardInterrupt, SystemExit):
                 lease.still_ours()
                 raise
+    finally:
+        metrics.end()
+    figures: dict[str, Any] = result.return_value
+    return figures
+
+
+def run_training_here(config: RunConfig, display: Reporter) -> dict[str, Any]:
+    """`run_training` where this process is the run's one worker, and holds the CPUs and the GPU of one already.
+
+    Ray Train's local mode: no controller and no other process has to start, and none notices a lost worker either.
+
+    Args:
+        config: The run, of one worker.
+        display: Hears the run's events, in the thread that trains.
+
+    Raises:
+        LeaseError: Another run writes to the same output.
+        NonFiniteError: Training diverged.
+        StorageError: A store did not answer.
+        JasperRayError: Data or config do not allow the run; says which and what to do.
+    """
+    assert config.cluster.max_workers == 1
+    config = with_absolute_paths(config)
+    metrics = DriverMetrics(RayMetrics() if config.cluster.metrics else NoMetrics(), run=config.name)
+    here = ScalingConfig(num_workers=0, use_gpu=config.cluster.use_gpu)
+    try:
+        with Lease(config.output, on_lost=_interrupt_this_process):
+            result = _build_trainer(config, Reporters([display, metrics]), here).fit()
+    except JasperRayError:
+        raise
+    except Exception as error:  # as any worker's
+        raise worker_error({0: error}) from error
     finally:
         metrics.end()
     figures: dict[str, Any] = result.return_value
@@ -206,24 +238,29 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"output": output, "data": data, "augment": augment, "init_from": init_from})
 
 
-def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
+def _workers(config: RunConfig) -> ScalingConfig:
+    cluster = config.cluster
+    resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
+    if cluster.use_gpu:
+        resources["GPU"] = 1
+    return ScalingConfig(
+        num_workers=cluster.num_workers,
+        use_gpu=cluster.use_gpu,
+        resources_per_worker=resources,
+        placement_strategy=cluster.placement,
+        elastic_resize_monitor_interval_s=cluster.resize_interval_s,
+    )
+
+
+def _build_trainer(config: RunConfig, listener: Reporter, workers: ScalingConfig) -> TorchTrainer:
     cluster = config.cluster
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.startup_timeout_s)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(cluster.health_check_interval_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.silent_worker_s)
-    resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
-    if cluster.use_gpu:
-        resources["GPU"] = 1
     return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
-        scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,
-            use_gpu=cluster.use_gpu,
-            resources_per_worker=resources,
-            placement_strategy=cluster.placement,
-            elastic_resize_monitor_interval_s=cluster.resize_interval_s,
-        ),
+        train_loop_config={"config": config.model_dump(mode="json"), "listener": listener},
+        scaling_config=workers,
         torch_config=TorchConfig(
             backend="nccl" if cluster.use_gpu else "gloo", timeout_s=math.ceil(cluster.collective_timeout_s)
         ),

@@ -9,7 +9,6 @@ import ray.train
 import ray.train.torch
 import torch
 
-from jasper_ray.cluster.events import BoardReporter
 from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.loaders import make_loader
@@ -38,7 +37,7 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train as one of the workers; returns the figures of the last evaluation.
 
     Args:
-        arguments: `config` (a `RunConfig` as plain values) and `board` (an `EventBoard`).
+        arguments: `config` (a `RunConfig` as plain values) and `listener` (a `Reporter`: hears the first worker).
     """
     config = RunConfig.model_validate(arguments["config"])
     # Ray Train would repeat every evaluation on the terminal, through a logger that is not below `ray`.
@@ -52,7 +51,7 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     reporters: list[Reporter] = [RayTrainReporter(), worker_metrics(config, world)]
     if world.is_first:
-        reporters += [BoardReporter(arguments["board"]), *build_reporters(config)]
+        reporters += [arguments["listener"], *build_reporters(config)]
     return train_run(
         config, world=world, make_loader=lambda: make_loader(config.features, config.loader), reporters=reporters
     )

@@ -78,7 +78,5 @@ def test_a_sweep_whose_driver_is_killed_goes_on_and_chooses_what_an_uninterrupte
     assert [(trials / f"000{number}" / "log.jsonl").read_bytes() for number in (0, 1)] == logs
     assert [len(record.attempts) for record in killed] == [1, 1, 2, 1]
     assert '"resumed_from": null' not in (trials / "0002" / "log.jsonl").read_text().splitlines()[-1]
-    best = [
-        tmp_path / name / "sweeps" / "s" / "best" / "bundle" / "model.safetensors" for name in ("whole", "killed")
-    ]
+    best = [tmp_path / name / "sweeps" / "s" / "best" / "bundle" / "model.safetensors" for name in ("whole", "killed")]
     assert best[0].read_bytes() == best[1].read_bytes()
