@@ -46,10 +46,26 @@ class Axis:
         distinct = sorted(set(self.values), key=_order)
         if not self.is_numeric or len(distinct) <= 5:
             return list(distinct)
-        low, high = float(distinct[0]), float(distinct[-1])
+        return self.round_ticks()
+
+    def round_ticks(self) -> list[float]:
+        """Up to seven round numbers among the values: steps of 1, 2 or 5 times a power of ten."""
+        low, high = float(min(self.values)), float(max(self.values))
+        if high <= low:
+            return [low]
         if self.log:
-            return [low * (high / low) ** (step / 4) for step in range(5)]
-        return [low + (high - low) * step / 4 for step in range(5)]
+            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            for steps in ((1.0, 2.0, 5.0), (1.0,)):
+                found = [step * 10.0**decade for decade in decades for step in steps]
+                inside = [value for value in found if low <= value * (1 + 1e-9) and value <= high * (1 + 1e-9)]
+                if 3 <= len(inside) <= 7:
+                    return inside
+        is_whole = all(float(value).is_integer() for value in self.values)
+        exponent = math.floor(math.log10((high - low) / 5))
+        steps = [factor * 10.0**power for power in (exponent, exponent + 1) for factor in (1, 2, 5)]
+        step = next(step for step in steps if (high - low) / step <= 6 and (step >= 1 or not is_whole))
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        return [count * step for count in range(first, last + 1)]
 
     def place(self, value: Any) -> float:
         """From 0 at the lowest value to 1 at the highest."""
@@ -215,11 +231,11 @@ def number_text(value: Any) -> str:
 
 def _frame(x_axis: Axis, y_axis: Axis) -> str:
     parts = []
-    for tick in y_axis.ticks():
+    for tick in y_axis.round_ticks():
         _, y = _at(0, y_axis.place(tick))
         parts.append(f"<line class='grid' x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
         parts.append(f"<text x='{LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{escape(number_text(tick))}</text>")
-    for tick in x_axis.ticks():
+    for tick in x_axis.round_ticks():
         x, y = _at(x_axis.place(tick), 0)
         parts.append(f"<text x='{x:.1f}' y='{y + 16:.1f}' text-anchor='middle'>{escape(number_text(tick))}</text>")
     middle = (LEFT + WIDTH - RIGHT) / 2

@@ -13,7 +13,13 @@ svg .grid { stroke: var(--line); } svg .axis { stroke: var(--soft); }
 svg .framed { stroke: var(--ink); stroke-width: 3px; } polyline { stroke-linejoin: round; }
 td, th { padding-right: 1rem; } tr.best td { font-weight: 600; }
 code, pre { font-size: .92em; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; } .wide svg { min-width: 36rem; }
+/* Shadows at the sides beyond which there is more. */
+.wide { overflow-x: auto; background: linear-gradient(to right, var(--paper) 40%, transparent) 0 0 / 3rem 100% local,
+  linear-gradient(to left, var(--paper) 40%, transparent) 100% 0 / 3rem 100% local,
+  linear-gradient(to right, #0004, transparent) 0 0 / .9rem 100% scroll,
+  linear-gradient(to left, #0004, transparent) 100% 0 / .9rem 100% scroll; background-repeat: no-repeat; }
+.wide svg { min-width: 36rem; }
+@media (prefers-color-scheme: dark) { svg polyline, svg circle { filter: brightness(1.7); } }
 .wide td, .wide th { white-space: nowrap; overflow-wrap: normal; }
 .wide td:last-child { white-space: normal; min-width: 16rem; }
 """

@@ -216,7 +216,11 @@ def _pair(keys: Sequence[str], shares: Sequence[tuple[str, float]]) -> tuple[str
 
 
 def _is_log(space: Space, key: str) -> bool:
-    return space.searched[key].loguniform is not None
+    """Also for listed values of which the highest is ten times the lowest or more."""
+    rule = space.searched[key]
+    numbers = [v for v in rule.values or () if isinstance(v, int | float) and not isinstance(v, bool)]
+    listed = len(numbers) == len(rule.values or ()) > 1 and min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
+    return rule.loguniform is not None or listed
 
 
 def _note(record: TrialRecord) -> str:

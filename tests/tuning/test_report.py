@@ -5,6 +5,7 @@ from sweeps import keep, make_space, trial
 
 from jasper_ray.config.files import load_run_config
 from jasper_ray.config.schema import RunConfig
+from tuning.charts import Axis
 from tuning.importance import importances
 from tuning.report import sweep_page, write_report
 from tuning.results import sweep_figures
@@ -74,3 +75,18 @@ def test_a_sweep_without_any_evaluation_has_a_page_too(tmp_path: Path) -> None:
     records = keep(tmp_path, trial(0, {"optimizer.lr": 1.0, "accumulation": 1}, [], "failed", "why"))
     page = sweep_page(records, make_space(**RULES), SWEEP, RunConfig(), sweep_figures(records, RunConfig(), {}))
     assert "No trial came to an evaluation." in page and "why" in page
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "expected"),
+    [
+        ([0.0, 68.2, 30.1], False, [0, 20, 40, 60]),
+        ([0.0, 3.0], False, [0, 1, 2, 3]),
+        ([0.313, 3.41], True, [0.5, 1, 2]),
+        ([1e-4, 1.0], True, [1e-4, 1e-3, 1e-2, 0.1, 1]),
+        ([0.9, 1.1], True, [0.9, 0.95, 1.0, 1.05, 1.1]),
+        ([7.0, 7.0], False, [7]),
+    ],
+)
+def test_axes_are_labelled_with_round_numbers(values: list[float], log: bool, expected: list[float]) -> None:
+    assert Axis("x", values, log).round_ticks() == pytest.approx(expected)
