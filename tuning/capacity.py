@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import ray
 
-from jasper_ray.cluster.room import workers_that_fit
+from jasper_ray.cluster.room import worker_resources, workers_that_fit
 from jasper_ray.config.schema import ClusterConfig
 
 DRIVER_RESOURCES = {"memory": 256 * 1024**2}
@@ -16,7 +16,7 @@ def trial_resources(config: ClusterConfig) -> dict[str, float]:
     """What the process of each trial asks for: it is the trial's worker itself where there is one only."""
     if config.min_workers > 1:
         return dict(DRIVER_RESOURCES)
-    return {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
+    return worker_resources(config)
 
 
 def trials_at_once(nodes: Sequence[dict[str, float]], config: ClusterConfig) -> int:

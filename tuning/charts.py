@@ -55,8 +55,8 @@ class Axis:
             return [low]
         if self.log:
             decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-            for steps in ((1.0, 2.0, 5.0), (1.0,)):
-                found = [step * 10.0**decade for decade in decades for step in steps]
+            for factors in ((1.0, 2.0, 5.0), (1.0,)):
+                found = [factor * 10.0**decade for decade in decades for factor in factors]
                 inside = [value for value in found if low <= value * (1 + 1e-9) and value <= high * (1 + 1e-9)]
                 if 3 <= len(inside) <= 7:
                     return inside

@@ -4,9 +4,12 @@ import math
 import time
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from jasper_ray.config.schema import ClusterConfig
 from jasper_ray.errors import CapacityError
+
+POLL_S = 1.0
 
 
 def require_capacity(config: ClusterConfig) -> None:
@@ -16,10 +19,26 @@ def require_capacity(config: ClusterConfig) -> None:
         CapacityError: Says what was asked for, what each node has, and what to do.
     """
     deadline_s = time.monotonic() + config.wait_for_nodes_s
-    while (missing := missing_room(config)) is not None:
-        if time.monotonic() >= deadline_s:
-            raise CapacityError(missing)
-        time.sleep(1.0)
+    missing = missing_room(config)
+    if missing is None:
+        return
+    # An autoscaler adds nodes for what somebody asks for, and so far nobody has.
+    if config.wait_for_nodes_s > 0:
+        request_resources(bundles=[worker_resources(config)] * config.min_workers)
+    try:
+        while missing is not None:
+            if time.monotonic() >= deadline_s:
+                raise CapacityError(missing)
+            time.sleep(POLL_S)
+            missing = missing_room(config)
+    finally:
+        if config.wait_for_nodes_s > 0:
+            request_resources(bundles=[])
+
+
+def worker_resources(config: ClusterConfig) -> dict[str, float]:
+    """What each worker of a run holds, in Ray's names."""
+    return {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if config.use_gpu else {})}
 
 
 def missing_room(config: ClusterConfig) -> str | None:

@@ -21,7 +21,7 @@ from jasper_ray.cluster.events import BoardReporter, shown_on
 from jasper_ray.cluster.failures import StopOnOwnErrors, training_error, was_never_placed, worker_error
 from jasper_ray.cluster.preparing import OnTheCluster
 from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
-from jasper_ray.cluster.room import missing_room, require_capacity
+from jasper_ray.cluster.room import missing_room, require_capacity, worker_resources
 from jasper_ray.cluster.worker import train_worker
 from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.schema import RunConfig
@@ -240,13 +240,10 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def _workers(config: RunConfig) -> ScalingConfig:
     cluster = config.cluster
-    resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
-    if cluster.use_gpu:
-        resources["GPU"] = 1
     return ScalingConfig(
         num_workers=cluster.num_workers,
         use_gpu=cluster.use_gpu,
-        resources_per_worker=resources,
+        resources_per_worker=worker_resources(cluster),
         placement_strategy=cluster.placement,
         elastic_resize_monitor_interval_s=cluster.resize_interval_s,
     )
