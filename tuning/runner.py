@@ -39,6 +39,7 @@ TUNE_VARIABLES = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "20",  # a stopped trial gives its CPUs and GPUs back, at the latest, after
     "RAY_AIR_NEW_OUTPUT": "0",  # its table of the experiment; ours is in tuning/display.py
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # else one trial starts after the other; the feed gives as many as fit
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "86400",  # trials wait for room by design
 }
 

@@ -17,12 +17,12 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from jasper_ray.cluster.events import BoardReporter, shown_on
+from jasper_ray.cluster.events import shown_on
 from jasper_ray.cluster.failures import StopOnOwnErrors, training_error, was_never_placed, worker_error
 from jasper_ray.cluster.preparing import OnTheCluster
 from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
 from jasper_ray.cluster.room import missing_room, require_capacity, worker_resources
-from jasper_ray.cluster.worker import train_worker
+from jasper_ray.cluster.worker import train_here, train_worker
 from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.interference import read_recordings
@@ -155,7 +155,7 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
     try:
         with lease, shown_on(Reporters([display, metrics])) as board, _signals_given_back():
             try:
-                result = _build_trainer(config, BoardReporter(board), _workers(config)).fit()
+                result = _build_trainer(config, board).fit()
             except TrainingFailedError as error:
                 missing = missing_room(config.cluster) if was_never_placed(error) else None
                 raise (CapacityError(missing) if missing else training_error(error)) from error
@@ -171,7 +171,7 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
 def run_training_here(config: RunConfig, display: Reporter) -> dict[str, Any]:
     """`run_training` where this process is the run's one worker, and holds the CPUs and the GPU of one already.
 
-    Ray Train's local mode: no controller and no other process has to start, and none notices a lost worker either.
+    Without Ray Train: none of its processes has to start, and none notices when this one is lost.
 
     Args:
         config: The run, of one worker.
@@ -186,18 +186,15 @@ def run_training_here(config: RunConfig, display: Reporter) -> dict[str, Any]:
     assert config.cluster.max_workers == 1
     config = with_absolute_paths(config)
     metrics = DriverMetrics(RayMetrics() if config.cluster.metrics else NoMetrics(), run=config.name)
-    here = ScalingConfig(num_workers=0, use_gpu=config.cluster.use_gpu)
     try:
         with Lease(config.output, on_lost=_interrupt_this_process):
-            result = _build_trainer(config, Reporters([display, metrics]), here).fit()
+            return train_here(config, Reporters([display, metrics]))
     except JasperRayError:
         raise
     except Exception as error:  # as any worker's
         raise worker_error({0: error}) from error
     finally:
         metrics.end()
-    figures: dict[str, Any] = result.return_value
-    return figures
 
 
 def _interrupt_this_process() -> None:
@@ -238,26 +235,21 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"output": output, "data": data, "augment": augment, "init_from": init_from})
 
 
-def _workers(config: RunConfig) -> ScalingConfig:
-    cluster = config.cluster
-    return ScalingConfig(
-        num_workers=cluster.num_workers,
-        use_gpu=cluster.use_gpu,
-        resources_per_worker=worker_resources(cluster),
-        placement_strategy=cluster.placement,
-        elastic_resize_monitor_interval_s=cluster.resize_interval_s,
-    )
-
-
-def _build_trainer(config: RunConfig, listener: Reporter, workers: ScalingConfig) -> TorchTrainer:
+def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
     cluster = config.cluster
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.startup_timeout_s)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(cluster.health_check_interval_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.silent_worker_s)
     return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "listener": listener},
-        scaling_config=workers,
+        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker=worker_resources(cluster),
+            placement_strategy=cluster.placement,
+            elastic_resize_monitor_interval_s=cluster.resize_interval_s,
+        ),
         torch_config=TorchConfig(
             backend="nccl" if cluster.use_gpu else "gloo", timeout_s=math.ceil(cluster.collective_timeout_s)
         ),

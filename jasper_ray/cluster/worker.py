@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 
+from jasper_ray.cluster.events import BoardReporter
 from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
 from jasper_ray.config.schema import RunConfig
 from jasper_ray.data.loaders import make_loader
@@ -18,7 +19,7 @@ from jasper_ray.observe.metrics import WorkerMetrics
 from jasper_ray.observe.reporters import build_reporters
 from jasper_ray.training.assembly import train_run
 from jasper_ray.training.report import EventKind, Reporter
-from jasper_ray.training.world import World
+from jasper_ray.training.world import CPU, World
 
 STORE_PATIENCE_S = 120
 """How long a worker asks a store that fails, unless JASPER_STORE_PATIENCE_S says otherwise."""
@@ -34,24 +35,49 @@ class RayTrainReporter:
 
 
 def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Train as one of the workers; returns the figures of the last evaluation.
+    """Train as one of the workers of Ray Train; returns the figures of the last evaluation.
 
     Args:
-        arguments: `config` (a `RunConfig` as plain values) and `listener` (a `Reporter`: hears the first worker).
+        arguments: `config` (a `RunConfig` as plain values) and `board` (an `EventBoard`).
     """
-    config = RunConfig.model_validate(arguments["config"])
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     # Ray Train would repeat every evaluation on the terminal, through a logger that is not below `ray`.
     logging.getLogger().setLevel(logging.WARNING)
+    config = RunConfig.model_validate(arguments["config"])
+    return train_as(config, world, listener=BoardReporter(arguments["board"]), everywhere=[RayTrainReporter()])
+
+
+def train_here(config: RunConfig, listener: Reporter) -> dict[str, Any]:
+    """Train as the only worker, in this process, without Ray Train; returns the figures of the last evaluation.
+
+    Args:
+        config: The run.
+        listener: Hears its events.
+    """
+    device = torch.device("cuda", 0) if config.cluster.use_gpu else CPU
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return train_as(config, World(device=device), listener=listener, everywhere=[])
+
+
+def train_as(config: RunConfig, world: World, *, listener: Reporter, everywhere: Sequence[Reporter]) -> dict[str, Any]:
+    """Train as one worker of `world`.
+
+    Args:
+        config: The run.
+        world: All workers.
+        listener: Hears the events of the first worker.
+        everywhere: Hear those of each worker.
+    """
     logging.getLogger("jasper_ray").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     torch.backends.cudnn.benchmark = config.training.cudnn_benchmark
     # Those who wait for each other anyway: better that they wait for the store than that they begin anew.
     os.environ.setdefault("JASPER_STORE_PATIENCE_S", str(STORE_PATIENCE_S))
-    context = ray.train.get_context()
-    world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    reporters: list[Reporter] = [RayTrainReporter(), worker_metrics(config, world)]
+    reporters: list[Reporter] = [*everywhere, worker_metrics(config, world)]
     if world.is_first:
-        reporters += [arguments["listener"], *build_reporters(config)]
+        reporters += [listener, *build_reporters(config)]
     return train_run(
         config, world=world, make_loader=lambda: make_loader(config.features, config.loader), reporters=reporters
     )
