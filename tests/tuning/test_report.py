@@ -1,6 +1,8 @@
+import os
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 from sweeps import keep, make_space, trial
 
 from jasper_ray.config.files import load_run_config
@@ -11,6 +13,7 @@ from tuning.report import sweep_page, write_report
 from tuning.results import sweep_figures
 from tuning.settings import SweepConfig
 
+CHROMIUM = Path(os.environ.get("JASPER_CHROMIUM", "/usr/bin/chromium"))
 RULES = {"optimizer__lr": {"loguniform": [1e-3, 1.0]}, "accumulation": {"choice": [1, 2]}}
 SWEEP = SweepConfig.model_validate(
     {"name": "s", "space": {key.replace("__", "."): rule for key, rule in RULES.items()}, "budget": {"trials": 9}}
@@ -41,6 +44,27 @@ def test_the_page_has_curves_parallel_coordinates_heat_map_importance_and_every_
         assert f">{heading}</h2>" in page, heading
     assert "Best is trial 4 after epoch 2" in page and "losses &lt;inf&gt;" in page and "http" not in page
     assert page.count("<tr") == 10
+
+
+@pytest.mark.skipif(
+    not CHROMIUM.exists(), reason=f"{CHROMIUM} is not there: apt-get install chromium, or set JASPER_CHROMIUM"
+)
+def test_the_page_opens_in_a_browser_and_fits_a_phone(tmp_path: Path) -> None:
+    records, asked = keep(tmp_path, *trials()), []
+    figures = write_report(records, make_space(**RULES), SWEEP, RunConfig(), output=str(tmp_path), cluster_resources={})
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: asked.append(message.text))
+        page.goto(f"file://{figures['report']}")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        drawn = page.evaluate("[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().height)")
+        assert len(drawn) == 5 and min(drawn) > 20
+        curves = page.locator("svg").first.locator("polyline")
+        assert curves.count() == 8 and page.locator("tr").count() == 9
+        browser.close()
+    assert asked == [f"file://{figures['report']}"]  # nothing from elsewhere, no complaint
 
 
 def test_importance_tells_a_setting_that_decides_from_one_that_does_not() -> None:
