@@ -48,3 +48,8 @@ def test_what_ended_the_run_in_the_controller_is_the_runs_error() -> None:
     assert str(training_error(error)) == "worker 1 failed: no"
     lost = training_error(WorkerGroupError("", failures(r0=PEER_GONE, r2=DEAD)))
     assert isinstance(lost, WorkersLostError) and "worker 2 was lost" in str(lost)
+
+
+def test_a_store_that_did_not_answer_a_worker_is_told_from_an_error_of_training() -> None:
+    error = training_error(WorkerGroupError("", failures(r0=StorageError("s3://b/x: failed after 9 attempts"))))
+    assert isinstance(error, StorageError) and "worker 0 failed: StorageError: s3://b/x" in str(error)
