@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-realpeer test-nodes nodes-down check lint bench bench-peers load serve clean
-.PHONY: setup demo test test-slow test-realpeer check lint bench bench-peers load serve monitor clean
+.PHONY: setup demo test test-slow test-realpeer test-nodes nodes-down check lint bench bench-peers load serve monitor clean
 
 setup: $(STAMP)
 
@@ -53,8 +52,8 @@ check: lint test
 load: setup  ## the demo's bundle under load and faults, about 4 minutes
 	$(BIN)/python -m jobs.benchmark serve --load runs/demo/bundle
 
-bench: setup  ## loaders and training steps
-	$(BIN)/python -m jobs.benchmark
+bench: setup  ## the benchmark book, beside the last one: about 10 minutes; docs/benchmarks and README.md get the result
+	$(BIN)/python -m jobs.benchmark book --readme README.md
 
 bench-peers: $(PEERS)/.installed  ## loaders beside WebDataset, mosaicml-streaming, lhotse and NVIDIA's DALI graph
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m jobs.benchmark loader --write docs/benchmarks

@@ -8,6 +8,7 @@
 `serve`: what batching and HTTP cost a request, around a model that only waits.
 `decoding`: beam search beside greedy decoding, over beam widths. `times`: word times beside the truth.
 `report`: how long the report of an evaluation takes and how large it is.
+`book`: features, loader, train, inference and serve in small, several times, beside the last book: `make bench`.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from jasper_ray.config.files import load_run_config
+from jobs.benchmarks.book import add_book_arguments, measure_book
 from jobs.benchmarks.dataset import DatasetBenchmark, measure_dataset
 from jobs.benchmarks.decoding import add_decoding_benchmark, measure_decoding
 from jobs.benchmarks.evaluation_report import add_report_benchmark, measure_report
@@ -125,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.benchmark", description=main.__doc__)
     parts = parser.add_subparsers(
         dest="part",
-        metavar="loader | dataset | train | inference | features | serve | decoding | times | report",
+        metavar="loader | dataset | train | inference | features | serve | decoding | times | report | book",
         title="parts (default: loader and dataset)",
     )
     loader = parts.add_parser("loader", help="reading, features, positions, waiting; beside other projects")
@@ -158,6 +160,7 @@ def main() -> None:
     add_decoding_benchmark(parts.add_parser("decoding", help="beam search beside greedy decoding, over beam widths"))
     add_times_benchmark(parts.add_parser("times", help="word times beside the truth, on joined words of eSpeak NG"))
     add_report_benchmark(parts.add_parser("report", help="the report of an evaluation: time and size"))
+    add_book_arguments(parts.add_parser("book", help="all of it in small, beside the last time: make bench"))
     arguments = parser.parse_args()
     if arguments.part is None:
         run_job(partial(_both, loader.parse_args([]), dataset.parse_args([])))
@@ -168,6 +171,7 @@ def main() -> None:
             "decoding": partial(measure_decoding, say=_say),
             "times": partial(measure_times, say=_say),
             "report": partial(measure_report, say=_say),
+            "book": partial(measure_book, say=_say),
         }
         run_job(partial(work[arguments.part], arguments))
 

@@ -63,11 +63,11 @@ def measure_loading(benchmark: LoaderBenchmark, say: Callable[[str], None]) -> d
         say(f"{benchmark.num_utterances} utterances in every format")
         corpus = make_corpus(Path(folder) / "ours", benchmark.num_utterances)
         peers = make_peers(corpus, Path(folder) / "peers")
-        figures = _measure(benchmark, corpus, peers, _Ours(corpus, Path(folder) / "cache"), say)
+        figures = _measure(benchmark, corpus, peers, OurSources(corpus, Path(folder) / "cache"), say)
         return _about(corpus) | figures
 
 
-class _Ours:
+class OurSources:
     """This project's plan and sources over the corpus."""
 
     def __init__(self, corpus: BenchmarkCorpus, cache: Path) -> None:
@@ -77,16 +77,18 @@ class _Ours:
         self.plan = RunPlan(corpus.manifest.durations_s, seed=0, batching=batching, augment=speed_augment())
 
     def source(self, augment: AugmentConfig | None) -> UtteranceSource:
+        """Encoded utterances with or without draws of an augmentation."""
         alphabet = Alphabet(ENGLISH_ALPHABET)
         return UtteranceSource(self._corpus.manifest, alphabet, FeatureConfig(), augment, 0, self._cache)
 
     def microbatches(self, rows: list[int], augment: AugmentConfig, epoch: int) -> Iterator[list[EncodedUtterance]]:
+        """Rows of the corpus in batches."""
         source = self.source(augment)
         return (source.microbatch(rows[start : start + BATCH], epoch) for start in range(0, len(rows), BATCH))
 
 
 def _measure(
-    benchmark: LoaderBenchmark, corpus: BenchmarkCorpus, peers: list[Peer], ours: _Ours, say: Callable[[str], None]
+    benchmark: LoaderBenchmark, corpus: BenchmarkCorpus, peers: list[Peer], ours: OurSources, say: Callable[[str], None]
 ) -> dict[str, Any]:
     source, plain = ours.source(speed_augment()), ours.source(None)
     reading: dict[str, Any] = {}
@@ -156,8 +158,8 @@ def _about(corpus: BenchmarkCorpus) -> dict[str, Any]:
     return {
         "benchmark": "loader",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": _hardware(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "hardware": hardware(),
+        "versions": {"python": platform.python_version(), **versions()},
         "corpus": {
             "speech": corpus.kind,
             "utterances": len(corpus.utterances),
@@ -168,7 +170,8 @@ def _about(corpus: BenchmarkCorpus) -> dict[str, Any]:
     }
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """What this machine is, and how busy."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -180,7 +183,8 @@ def _hardware() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that figures depend on."""
     found = {}
     for name in (*DISTRIBUTIONS, DALI_DISTRIBUTION):
         try:

@@ -45,6 +45,8 @@ class HttpBenchmark:
     """In a row, per variant and round."""
     concurrency: int = 16
     rounds: int = 5
+    variants: tuple[str, ...] = VARIANTS
+    """`in_replica`, `empty` and `empty_fastapi` are needed."""
 
 
 class StubTranscriber:
@@ -165,13 +167,14 @@ def measure_http(benchmark: HttpBenchmark) -> Mapping[str, Any]:
     with connected_to_ray():
         serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=QUIET)
         try:
-            _deploy(benchmark.step_ms)
+            _deploy(benchmark)
             return _measure(benchmark, f"http://127.0.0.1:{port}")
         finally:
             serve.shutdown()
 
 
-def _deploy(step_ms: float) -> None:
+def _deploy(benchmark: HttpBenchmark) -> None:
+    step_ms = benchmark.step_ms
     options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 256}
     remote = serve.deployment(Remote, **options).bind(step_ms)  # type: ignore[call-overload]
     applications = {
@@ -180,8 +183,8 @@ def _deploy(step_ms: float) -> None:
         "in_replica": serve.deployment(InReplica, **options).bind(step_ms),
         "by_handle": serve.deployment(ByHandle, **options).bind(remote),
     }
-    for name, application in applications.items():
-        serve.run(application, name=name, route_prefix=f"/{name}", logging_config=QUIET)
+    for name in benchmark.variants:
+        serve.run(applications[name], name=name, route_prefix=f"/{name}", logging_config=QUIET)
 
 
 def _measure(benchmark: HttpBenchmark, url: str) -> Mapping[str, Any]:
@@ -189,11 +192,11 @@ def _measure(benchmark: HttpBenchmark, url: str) -> Mapping[str, Any]:
     samples = np.random.default_rng(0).normal(scale=0.1, size=int(benchmark.audio_s * RATE_HZ))
     soundfile.write(buffer, samples, RATE_HZ, format="WAV")
     content = buffer.getvalue()
-    p50s: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    p50s: dict[str, list[float]] = {variant: [] for variant in benchmark.variants}
+    rates: dict[str, list[float]] = {variant: [] for variant in benchmark.variants}
     with httpx.Client() as client:
         for number in range(benchmark.rounds + 1):
-            for variant in VARIANTS:
+            for variant in benchmark.variants:
                 times = [_request_ms(client, f"{url}/{variant}", content) for _ in range(benchmark.requests)]
                 rate = _rate(f"{url}/{variant}", content, benchmark)
                 if number:  # the first round warms up
@@ -212,10 +215,17 @@ def _measure(benchmark: HttpBenchmark, url: str) -> Mapping[str, Any]:
         "step_ms": benchmark.step_ms,
         "p50_ms": {variant: round(statistics.median(values), 2) for variant, values in p50s.items()},
         "requests_per_s": {variant: round(statistics.median(values)) for variant, values in rates.items()},
+        "rate_beside_empty_fastapi": _ratio(rates["in_replica"], rates["empty_fastapi"]),
+        "p50_beside_empty_fastapi": _ratio(p50s["in_replica"], p50s["empty_fastapi"]),
         "added_to_empty_ms": round(added["empty"], 2),
         "added_to_empty_fastapi_ms": round(added["empty_fastapi"], 2),
         "of_it_decoding_ms": round(decode_ms, 2),
     }
+
+
+def _ratio(values: list[float], others: list[float]) -> float:
+    """Median of the rounds' own ratios."""
+    return statistics.median(value / other for value, other in zip(values, others, strict=True))
 
 
 def _request_ms(client: httpx.Client, url: str, content: bytes) -> float:
