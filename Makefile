@@ -52,7 +52,7 @@ check: lint test
 load: setup  ## the demo's bundle under load and faults, about 4 minutes
 	$(BIN)/python -m jobs.benchmark serve --load runs/demo/bundle
 
-bench: setup  ## the benchmark book, beside the last one: about 10 minutes; docs/benchmarks and README.md get the result
+bench: setup  ## the benchmark book, beside the last one: 5 to 10 minutes; docs/benchmarks and README.md get the result
 	$(BIN)/python -m jobs.benchmark book --readme README.md
 
 bench-peers: $(PEERS)/.installed  ## loaders beside WebDataset, mosaicml-streaming, lhotse and NVIDIA's DALI graph

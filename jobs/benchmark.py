@@ -8,6 +8,7 @@
 `serve`: what batching and HTTP cost a request, around a model that only waits.
 `decoding`: beam search beside greedy decoding, over beam widths. `times`: word times beside the truth.
 `report`: how long the report of an evaluation takes and how large it is.
+`cost`: what metrics cost a training and a service, in turn with the same without them.
 `book`: features, loader, train, inference and serve in small, several times, beside the last book: `make bench`.
 """
 
@@ -114,6 +115,12 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
     return figures
 
 
+def _cost(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from jobs.benchmarks.metrics_cost import measure_metrics_cost  # needs Ray
+
+    return _about() | measure_metrics_cost(arguments.pairs, _say)
+
+
 def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False)
 
@@ -127,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.benchmark", description=main.__doc__)
     parts = parser.add_subparsers(
         dest="part",
-        metavar="loader | dataset | train | inference | features | serve | decoding | times | report | book",
+        metavar="loader | dataset | train | inference | features | serve | decoding | times | report | cost | book",
         title="parts (default: loader and dataset)",
     )
     loader = parts.add_parser("loader", help="reading, features, positions, waiting; beside other projects")
@@ -160,6 +167,8 @@ def main() -> None:
     add_decoding_benchmark(parts.add_parser("decoding", help="beam search beside greedy decoding, over beam widths"))
     add_times_benchmark(parts.add_parser("times", help="word times beside the truth, on joined words of eSpeak NG"))
     add_report_benchmark(parts.add_parser("report", help="the report of an evaluation: time and size"))
+    cost = parts.add_parser("cost", help="what metrics cost a training and a service")
+    cost.add_argument("--pairs", type=_positive, default=150, help="of segments with and without (default 150)")
     add_book_arguments(parts.add_parser("book", help="all of it in small, beside the last time: make bench"))
     arguments = parser.parse_args()
     if arguments.part is None:
@@ -167,7 +176,7 @@ def main() -> None:
     else:
         work: dict[str, Callable[[argparse.Namespace], Mapping[str, Any]]] = {
             **{"loader": _loader, "dataset": _dataset, "train": _train},
-            **{"inference": _inference, "features": _features, "serve": _serve},
+            **{"inference": _inference, "features": _features, "serve": _serve, "cost": _cost},
             "decoding": partial(measure_decoding, say=_say),
             "times": partial(measure_times, say=_say),
             "report": partial(measure_report, say=_say),

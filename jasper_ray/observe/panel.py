@@ -112,6 +112,12 @@ def ratio(title: str, part: str, whole: str, where: str, by: str, description: s
     )
 
 
+def mean_since_start(title: str, total: str, count: str, where: str, by: str, description: str, unit: str) -> Panel:
+    """One counter by another since their processes began: for what is too rare to have a mean at every moment."""
+    sums = (f"sum by ({by}) ({exported(name)}{{{where}}})" for name in (total, count))
+    return Panel(title, unit, (Query(" / ".join(sums), f"{{{{{by}}}}}"),), description)
+
+
 def share_of_requests(which: str) -> str:
     """Share of the service's requests that are so."""
     requests = exported("jasper_serve_requests_total")

@@ -13,6 +13,7 @@ from jasper_ray.observe.panel import (
     counter,
     exported,
     gauge,
+    mean_since_start,
     newest,
     quantiles,
     rare,
@@ -106,13 +107,13 @@ DATA = Dashboard(
         counter("Bytes fetched", "Bps", "jasper_shard_download_bytes_total", RUN, "run"),
         counter("Shards fetched", "short", "jasper_shard_downloads_total", RUN, "run"),
         counter("Shards found on the disk", "short", "jasper_shard_cache_hits_total", RUN, "run"),
-        ratio(
+        mean_since_start(
             "Time of a shard",
             "jasper_shard_download_seconds_total",
             "jasper_shard_downloads_total",
             RUN,
             "run",
-            "Mean seconds that fetching a shard takes",
+            "Mean seconds that fetching a shard took since the workers began",
             "s",
         ),
         counter("Requests to stores", "reqps", "jasper_store_requests_total", RUN, "run"),

@@ -174,7 +174,7 @@ def add_book_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of the part."""
     parser.add_argument("--write", type=Path, metavar="FOLDER", default=Path("docs/benchmarks"), help="(%(default)s)")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="also put the table into this file")
-    parser.add_argument("--passes", type=_passes_number, default=5, help="over all parts, 2 or more (%(default)s)")
+    parser.add_argument("--passes", type=_passes_number, default=4, help="over all parts, 2 or more (%(default)s)")
     parser.add_argument(
         "--minutes", type=float, default=15.0, help="no pass is begun that would end later (%(default)s)"
     )

@@ -30,7 +30,9 @@ YARDSTICK = "yardstick, eager fp32"
 LAYER_ERRORS = ("error_output", "error_input_gradient", "error_weight_gradient")
 
 
-def measure_beside_yardstick(cases: tuple[Case, ...], *, rounds: int, threads: int, device: str) -> dict[str, Any]:
+def measure_beside_yardstick(
+    cases: tuple[Case, ...], *, rounds: int, threads: int, device: str, with_errors: bool = True
+) -> dict[str, Any]:
     """Steps of our cases and of the yardstick on the same batch and first weights, one device.
 
     Args:
@@ -38,6 +40,7 @@ def measure_beside_yardstick(cases: tuple[Case, ...], *, rounds: int, threads: i
         rounds: After one that warms up.
         threads: Of a CPU.
         device: `cpu` or `cuda`.
+        with_errors: Whether accuracy is measured too.
 
     Returns:
         Medians of milliseconds and of the rounds' ratios by name; errors of loss and gradient without dropout.
@@ -51,7 +54,7 @@ def measure_beside_yardstick(cases: tuple[Case, ...], *, rounds: int, threads: i
         "seconds": cases[0].seconds,
         "num_parameters": sum(parameter.numel() for parameter in make_case_model(cases[0]).parameters()),
         "step_ms": _table(run_in_turn(contenders, rounds), YARDSTICK),
-        "errors": {case.name: step_errors(case, world.device) for case in cases},
+        "errors": {case.name: step_errors(case, world.device) for case in cases} if with_errors else {},
     }
 
 

@@ -41,7 +41,8 @@ from jasper_ray.observe.panels import DASHBOARDS
 from jobs.serve import serving
 from serve.app import ServeArgs
 from tuning.feed import Audiences
-from tuning.runner import run_sweep
+from tuning.records import Records
+from tuning.runner import run_sweep, sweep_folder
 from tuning.settings import SweepConfig
 from tuning.spaces import Space
 from tuning.sweep_metrics import SweepMetrics
@@ -209,7 +210,8 @@ def swept(watched: Watched, prepared: dict[str, str]) -> None:
         {"name": "s", "space": {"optimizer.lr": {"grid": [0.01, 0.02]}}, "search": "grid", "budget": {"trials": 2}}
     )
     metrics = SweepMetrics(RayMetrics(), sweep=sweep.name)
-    run_sweep(config, sweep, Space(sweep.space, config, source="test"), Audiences([NoAudience(), metrics]))
+    records = Records(sweep_folder(config, sweep))
+    run_sweep(config, sweep, Space(sweep.space, config, source="test"), records, Audiences([NoAudience(), metrics]))
     metrics.end()
     time.sleep(REPORTED_S)
 
