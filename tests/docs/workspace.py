@@ -48,7 +48,7 @@ def make_workspace(folder: Path) -> None:
 
 
 def write_config(folder: Path, train: str, evaluation: str) -> None:
-    """CONFIG.yaml: the tones' run, English letters, two epochs, into RUN."""
+    """CONFIG.yaml: the tones' run, English letters, three epochs, into RUN."""
     config = yaml.safe_load(CONFIG_FILE.read_text())
     del config["text"]
     config["output"] = "RUN"
@@ -56,7 +56,7 @@ def write_config(folder: Path, train: str, evaluation: str) -> None:
         "train": [{"path": _absolute(folder, train)}], "evaluation": [{"path": _absolute(folder, evaluation)}],
         "cache_dir": str(folder / "cache"),
     }  # fmt: skip
-    config["training"] |= {"epochs": 2, "evaluate_every_epochs": 1, "log_utterances": False}
+    config["training"] |= {"epochs": 3, "evaluate_every_epochs": 1, "log_utterances": False}
     config["cluster"] = {"num_workers": 1, "cpus_per_worker": 0.5}
     (folder / "CONFIG.yaml").write_text(yaml.safe_dump(config))
 
@@ -113,5 +113,11 @@ def run_script(text: str, folder: Path, timeout_s: float) -> subprocess.Complete
         "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}",
     }
     return subprocess.run(
-        ["bash", "-c", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout_s
+        ["bash", "-c", text],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout_s,
     )
