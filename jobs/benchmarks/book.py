@@ -20,6 +20,7 @@ import torch
 
 from jasper_ray.errors import JasperRayError
 from jobs.benchmarks.book_page import readme_with, write_page, write_picture
+from jobs.benchmarks.corpus import speech_folder
 from jobs.benchmarks.loader import hardware, versions
 from jobs.benchmarks.noise import Change, centre, changes
 
@@ -27,7 +28,7 @@ FORMAT = 1
 """Raised whenever a part measures something else under the same name: other formats are not compared."""
 SUFFIX = "book"
 MIN_PASSES = 3
-HARDWARE_KEYS = ("cpu", "cpus", "cpu_capability", "gpu")
+HARDWARE_KEYS = ("cpu", "cpus", "cpu_capability", "gpu", "speech")
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -114,7 +115,8 @@ def _summary(passes: Sequence[Sequence[Mapping[str, Any]]], seconds: float) -> d
 
 def machine() -> dict[str, Any]:
     """What must be equal for two books to be compared."""
-    known = {**hardware(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    speech = "noise" if speech_folder() is None else "LibriSpeech"  # a decoder likes noise less
+    known = {**hardware(), "cpu_capability": torch.backends.cpu.get_cpu_capability(), "speech": speech}
     return {key: known[key] for key in HARDWARE_KEYS}
 
 

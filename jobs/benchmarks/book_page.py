@@ -68,7 +68,8 @@ def _page(book: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"{machine['cpus']} x {machine['cpu']} ({machine['cpu_capability']}), GPU: {machine['gpu']}; load average at"
-        f" the end {machine['load_average_at_the_end']:.1f}; one thread where nothing else is said."
+        f" the end {machine['load_average_at_the_end']:.1f}; one thread where nothing else is said; audio of the loader:"
+        f" {machine['speech']}."
     )
     yield ", ".join(f"{name} {number}" for name, number in book["versions"].items()) + "."
     yield ""
