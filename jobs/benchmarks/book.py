@@ -30,6 +30,8 @@ SUFFIX = "book"
 MIN_PASSES = 3
 HARDWARE_KEYS = ("cpu", "cpus", "cpu_capability", "gpu", "speech")
 REPOSITORY = Path(__file__).parents[2]
+MEASURED = ("jasper_ray", "serve", "benchmarks", "jobs")
+"""Folders whose changes since the commit are said."""
 
 
 def measure_book(arguments: argparse.Namespace, say: Callable[[str], None]) -> Mapping[str, Any]:
@@ -165,7 +167,7 @@ def _commit() -> str:
     try:
         answers = [
             subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-            for arguments in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+            for arguments in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", *MEASURED))
         ]
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -68,8 +68,8 @@ def _page(book: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"{machine['cpus']} x {machine['cpu']} ({machine['cpu_capability']}), GPU: {machine['gpu']}; load average at"
-        f" the end {machine['load_average_at_the_end']:.1f}; one thread where nothing else is said; audio of the loader:"
-        f" {machine['speech']}."
+        f" the end {machine['load_average_at_the_end']:.1f}; one thread where nothing else is said; the"
+        f" loader reads {machine['speech']}."
     )
     yield ", ".join(f"{name} {number}" for name, number in book["versions"].items()) + "."
     yield ""
@@ -98,7 +98,8 @@ def _changes(book: Mapping[str, Any]) -> Iterator[str]:
     for row in book["changes"]:
         mark = "" if row["is_noise"] else "**"
         change = f"{mark}{100 * row['relative']:+.1f} %{mark}"
-        yield (f"| {row['name']} | {row['before']:.3g} | {row['after']:.3g} | {change} | {100 * row['limit']:.1f} % |")
+        cells = (row["name"], f"{row['before']:.3g}", f"{row['after']:.3g}", change, f"{100 * row['limit']:.1f} %")
+        yield f"| {' | '.join(cells)} |"
 
 
 def write_picture(book: Mapping[str, Any], path: Path) -> None:
