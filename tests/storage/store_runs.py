@@ -63,7 +63,5 @@ def prepare_and_train(corpus: str, root: str, cache: Path) -> dict[str, Any]:
         "utterances": [e["microbatches"] for e in read_log(f"{root}/run") if e["event"] == "utterances"],
         "checkpoints": [uri[-8:] for uri in find_checkpoints(f"{root}/run")],
         # Without Ray's own, and without the time and machine in the names of TensorBoard's files.
-        "files": [
-            name.partition("events.out")[0] for name in object_store.list_files(root) if "ray_train" not in name
-        ],
+        "files": [name.partition("events.out")[0] for name in object_store.list_files(root) if "ray_train" not in name],
     }
