@@ -45,7 +45,7 @@ def read(folder: Path) -> Records:
 
 
 def outcome(record: TrialRecord) -> tuple[object, ...]:
-    return record.status, record.params, record.best_wer, [item.wer for item in record.evaluations]
+    return record.status, record.params, [(item.step, item.wer, item.loss) for item in record.evaluations]
 
 
 def test_a_sweep_whose_driver_is_killed_goes_on_and_chooses_what_an_uninterrupted_one_chooses(
