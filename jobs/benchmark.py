@@ -168,7 +168,7 @@ def main() -> None:
     add_times_benchmark(parts.add_parser("times", help="word times beside the truth, on joined words of eSpeak NG"))
     add_report_benchmark(parts.add_parser("report", help="the report of an evaluation: time and size"))
     cost = parts.add_parser("cost", help="what metrics cost a training and a service")
-    cost.add_argument("--pairs", type=_positive, default=150, help="of segments with and without (default 150)")
+    cost.add_argument("--pairs", type=_positive, default=600, help="of segments with and without (default 600)")
     add_book_arguments(parts.add_parser("book", help="all of it in small, beside the last time: make bench"))
     arguments = parser.parse_args()
     if arguments.part is None:
