@@ -32,7 +32,7 @@ test: setup
 test-slow: setup  ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-realpeer: setup  ## against servers from outside PyPI: apt-get install radosgw ceph-mon ceph-osd ceph-common
+test-realpeer: setup  ## with what PyPI lacks: apt-get install radosgw ceph-mon ceph-osd ceph-common prometheus prometheus-alertmanager nodejs npm
 	$(BIN)/python -m pytest -m realpeer
 
 test-nodes: setup  ## on machines out of namespaces: root, apt-get install iproute2 iptables openssh-server openssh-client rsync
