@@ -312,6 +312,8 @@ class TrainingLoop:
         started_s = time.monotonic()
         self._writer.wait()  # one copy of the state in memory at a time
         snapshot, output = self._state.snapshot(), self._config.output
+        if checkpoint:
+            self._reporter.report("saving", {"global_step": step})
         stalled_s, written = time.monotonic() - started_s, ""
 
         def write() -> None:

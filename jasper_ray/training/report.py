@@ -10,10 +10,12 @@ from jasper_ray.storage import object_store
 
 logger = logging.getLogger(__name__)
 
-EventKind = Literal["start", "progress", "sample", "utterances", "evaluation", "checkpoint", "warning", "end"]
+EventKind = Literal["start", "progress", "sample", "utterances", "evaluation", "saving", "checkpoint", "warning", "end"]
 LOG_FILE = "log.jsonl"
-PUT_AT: tuple[EventKind, ...] = ("evaluation", "checkpoint", "end")
-"""When files of an object store are put."""
+PUT_AT: tuple[EventKind, ...] = ("evaluation", "saving", "end")
+"""When files of an object store are put: before a checkpoint is there, or a run that dies goes on from one whose steps
+are missing in its log.
+"""
 
 
 class Reporter(Protocol):
@@ -57,6 +59,11 @@ class LineFile:
             return
         self._lines.append(line)
         if put:
+            self.put()
+
+    def put(self) -> None:
+        """Put the file where it is not on a disk."""
+        if not self._local:
             self._put()
 
     def _put(self) -> None:
@@ -66,8 +73,8 @@ class LineFile:
 class RunLog:
     """`log.jsonl` in the run's folder: one event a line, the same file again after a resume.
 
-    A local file grows line by line; on an object store the whole file is put at every evaluation, checkpoint and at
-    the end.
+    A local file grows line by line; on an object store the whole file is put at every evaluation, before every
+    checkpoint and at the end.
 
     Args:
         output: Folder of the run.
@@ -81,6 +88,9 @@ class RunLog:
 
     def report(self, kind: EventKind, values: Mapping[str, object]) -> None:
         """Append one event."""
+        if kind == "saving":  # of no interest by itself
+            self._file.put()
+            return
         self._file.append(json.dumps({"event": kind, **values}), put=kind in PUT_AT)
 
 

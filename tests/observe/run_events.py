@@ -25,6 +25,7 @@ EVENTS: list[tuple[EventKind, dict[str, Any]]] = [
     ("sample", {"global_step": 1, "reference": "a b", "hypothesis": "a", "wer": 0.5}),
     progress(1, 2, 1.0),
     evaluation(2, 0.5),
+    ("saving", {"global_step": 2}),
     ("checkpoint", {"global_step": 2, "uri": "u", "took_s": 1.0, "stalled_s": 0.1}),
     progress(2, 1, None),
     progress(2, 2),
