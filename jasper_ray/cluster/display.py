@@ -88,7 +88,8 @@ def event_lines(kind: EventKind, values: Mapping[str, Any]) -> list[str]:
     if kind == "start":
         return _start_lines(values)
     if kind == "warning":
-        return [f"warning at step {values['global_step']}: {values['message']}: {', '.join(values['utterances'][:10])}"]
+        utterances = f": {', '.join(values['utterances'][:10])}" if values["utterances"] else ""
+        return [f"warning at step {values['global_step']}: {values['message']}{utterances}"]
     return []
 
 
@@ -97,7 +98,7 @@ def _start_lines(values: Mapping[str, Any]) -> list[str]:
         f"run {values['name']}: {values['num_parameters']:,} parameters, {values['workers']} workers, "
         f"{values['train_utterances']} training utterances ({values['train_hours']:.2f} h), "
         f"{values['evaluation_utterances']} for evaluation, {values['steps_per_epoch']} steps per epoch, "
-        f"{values['epochs']} epochs; output {values['output']}"
+        f"{values['epochs']} epochs; output {values['output']}, written from {values['host']}"
     ]
     left_out = [f"{values[f'left_out_too_{what}']} too {what}" for what in ("short", "long")]
     infeasible = values["left_out_infeasible"]

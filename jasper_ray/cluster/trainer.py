@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import ray
@@ -22,6 +22,7 @@ from jasper_ray.cluster.failures import StopOnOwnErrors, training_error, was_nev
 from jasper_ray.cluster.preparing import OnTheCluster
 from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
 from jasper_ray.cluster.room import missing_room, require_capacity, worker_resources
+from jasper_ray.cluster.room_watch import RoomWatch
 from jasper_ray.cluster.worker import train_here, train_worker
 from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.schema import RunConfig
@@ -143,7 +144,7 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
 
     Raises:
         WorkersLostError: Workers were lost more often than `cluster.max_failures` allows.
-        CapacityError: After a failure the cluster no longer held the workers; says what is missing.
+        CapacityError: After a failure the cluster no longer held the fewest workers; says what is missing.
         LeaseError: Another run writes to the same output.
         NonFiniteError: Training diverged.
         JasperRayError: Data, config or cluster do not allow the run; says which and what to do.
@@ -152,8 +153,9 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
     check_run(config)
     metrics = DriverMetrics(RayMetrics() if config.cluster.metrics else NoMetrics(), run=config.name)
     lease = Lease(config.output, on_lost=_interrupt_this_process)
+    room = RoomWatch(config.cluster, end_run=_interrupt_this_process)
     try:
-        with lease, shown_on(Reporters([display, metrics])) as board, _signals_given_back():
+        with lease, _board(config, Reporters([display, metrics])) as board, _signals_given_back(), room:
             try:
                 result = _build_trainer(config, board).fit()
             except TrainingFailedError as error:
@@ -161,6 +163,7 @@ def run_training(config: RunConfig, display: Reporter) -> dict[str, Any]:
                 raise (CapacityError(missing) if missing else training_error(error)) from error
             except (KeyboardInterrupt, SystemExit):
                 lease.still_ours()
+                room.still_room()
                 raise
     finally:
         metrics.end()
@@ -197,8 +200,13 @@ def run_training_here(config: RunConfig, display: Reporter) -> dict[str, Any]:
         metrics.end()
 
 
+def _board(config: RunConfig, reporter: Reporter) -> AbstractContextManager[Any]:
+    # A hung worker is named and ended before the others give up and say only that they did.
+    return shown_on(reporter, ended_s=0.9 * config.cluster.collective_timeout_s)
+
+
 def _interrupt_this_process() -> None:
-    """Ends a run as Ctrl-C does: another one has taken its output while this one did not renew its lease."""
+    """Ends a run as Ctrl-C does: another one has taken its output, or the nodes can no longer hold it."""
     os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray.train
@@ -10,8 +11,10 @@ import ray.train.torch
 import torch
 
 from jasper_ray.cluster.events import BoardReporter
+from jasper_ray.cluster.heartbeat import Heart
 from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
 from jasper_ray.config.schema import RunConfig
+from jasper_ray.data.batch import BatchLoader
 from jasper_ray.data.loaders import make_loader
 from jasper_ray.model.arithmetic import step_flops
 from jasper_ray.observe.device_peaks import peak_flops_per_s
@@ -45,7 +48,11 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     # Ray Train would repeat every evaluation on the terminal, through a logger that is not below `ray`.
     logging.getLogger().setLevel(logging.WARNING)
     config = RunConfig.model_validate(arguments["config"])
-    return train_as(config, world, listener=BoardReporter(arguments["board"]), everywhere=[RayTrainReporter()])
+    board = arguments["board"]
+    with Heart(board, group=world.from_first(uuid.uuid4().hex), rank=world.rank) as heart:
+        return train_as(
+            config, world, listener=BoardReporter(board), everywhere=[RayTrainReporter()], watched=heart.counted
+        )
 
 
 def train_here(config: RunConfig, listener: Reporter) -> dict[str, Any]:
@@ -58,10 +65,17 @@ def train_here(config: RunConfig, listener: Reporter) -> dict[str, Any]:
     device = torch.device("cuda", 0) if config.cluster.use_gpu else CPU
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return train_as(config, World(device=device), listener=listener, everywhere=[])
+    return train_as(config, World(device=device), listener=listener, everywhere=[], watched=lambda loader: loader)
 
 
-def train_as(config: RunConfig, world: World, *, listener: Reporter, everywhere: Sequence[Reporter]) -> dict[str, Any]:
+def train_as(
+    config: RunConfig,
+    world: World,
+    *,
+    listener: Reporter,
+    everywhere: Sequence[Reporter],
+    watched: Callable[[BatchLoader], BatchLoader],
+) -> dict[str, Any]:
     """Train as one worker of `world`.
 
     Args:
@@ -69,6 +83,7 @@ def train_as(config: RunConfig, world: World, *, listener: Reporter, everywhere:
         world: All workers.
         listener: Hears the events of the first worker.
         everywhere: Hear those of each worker.
+        watched: Stands between training and each of its loaders.
     """
     logging.getLogger("jasper_ray").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
@@ -79,7 +94,10 @@ def train_as(config: RunConfig, world: World, *, listener: Reporter, everywhere:
     if world.is_first:
         reporters += [listener, *build_reporters(config)]
     return train_run(
-        config, world=world, make_loader=lambda: make_loader(config.features, config.loader), reporters=reporters
+        config,
+        world=world,
+        make_loader=lambda: watched(make_loader(config.features, config.loader)),
+        reporters=reporters,
     )
 
 

@@ -178,8 +178,9 @@ class ClusterConfig(StrictModel):
     """How long to wait for an autoscaler to add missing nodes before the run is refused or, later on, ended."""
     startup_timeout_s: float = Field(60.0, gt=0)
     """How long to wait for the workers to be placed on nodes that could hold them."""
-    silent_worker_s: float = Field(10.0, gt=0)
-    """A worker that has not answered for so long is lost (its node died, its network was cut, it was stopped)."""
+    silent_worker_s: float = Field(15.0, gt=0)
+    """A worker that has not answered for so long is lost (its node died, its network was cut, it was stopped); a little
+    more than Ray takes to see that a node is gone, or the new workers wait for a place on that node."""
     health_check_interval_s: float = Field(0.5, gt=0)
     """How often the driver looks for dead workers; an evaluation waits for it when the one before is not yet taken."""
     collective_timeout_s: float = Field(300.0, gt=0)

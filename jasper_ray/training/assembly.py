@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -184,6 +185,7 @@ def _train(
         "global_step": state.progress.global_step,
         "resumed_from": resumed_from,
         "workers": world.size,
+        "host": socket.gethostname(),
         "num_parameters": state.num_parameters,
         "train_utterances": len(data.train),
         "train_hours": data.train.hours,

@@ -5,9 +5,10 @@ from rich.console import Console
 from jasper_ray.cluster.display import BarDisplay, LineDisplay, open_display
 
 START = {
-    "name": "x", "output": "runs/x", "global_step": 0, "resumed_from": None, "workers": 2, "num_parameters": 1234567,
-    "train_utterances": 10, "train_hours": 0.5, "left_out_too_short": 1, "left_out_too_long": 0,
-    "left_out_infeasible": ["u7"], "evaluation_utterances": 3, "steps_per_epoch": 4, "epochs": 2,
+    "name": "x", "output": "runs/x", "global_step": 0, "resumed_from": None, "workers": 2, "host": "node-1",
+    "num_parameters": 1234567, "train_utterances": 10, "train_hours": 0.5, "left_out_too_short": 1,
+    "left_out_too_long": 0, "left_out_infeasible": ["u7"], "evaluation_utterances": 3, "steps_per_epoch": 4,
+    "epochs": 2,
 }  # fmt: skip
 PROGRESS = {
     "epoch": 1, "epochs": 2, "step": 3, "steps_in_epoch": 4, "global_step": 3, "total_steps": 8, "loss": 12.3456,
@@ -33,6 +34,7 @@ def test_a_log_gets_one_plain_line_per_progress_event() -> None:
 def test_the_start_line_names_size_workers_and_what_was_left_out() -> None:
     text = shown("start", START)
     assert "1,234,567 parameters, 2 workers, 10 training utterances (0.50 h)" in text
+    assert "output runs/x, written from node-1\n" in text
     assert "left out: 1 too short, 0 too long, 1 too short for their transcripts (u7)" in text
 
 
