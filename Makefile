@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 
 .PHONY: setup demo test test-slow test-realpeer test-nodes nodes-down check lint bench bench-peers load serve monitor clean
+.PHONY: setup demo test test-slow test-realpeer test-nodes chaos nodes-down check lint bench bench-peers load serve monitor clean
 
 setup: $(STAMP)
 
@@ -37,6 +38,9 @@ test-realpeer: setup  ## with what PyPI lacks: apt-get install radosgw ceph-mon 
 
 test-nodes: setup  ## on machines out of namespaces: root, apt-get install iproute2 iptables openssh-server openssh-client rsync
 	$(BIN)/python -m pytest -m nodes
+
+chaos: setup  ## one training run through every fault beside an undisturbed one, about 10 minutes; needs what test-nodes needs
+	$(BIN)/python tests/nodes/chaos.py --write docs/benchmarks
 
 nodes-down: setup  ## take away the machines that a killed test left
 	$(BIN)/python tests/nodes/machines.py down

@@ -137,10 +137,18 @@ class Machine:
     @contextmanager
     def losing_packets(self, share: float) -> Iterator[None]:
         """Drop this share of the packets that come in, and as many of those that go out."""
-        rules = [
-            [chain, "-m", "statistic", "--mode", "random", "--probability", f"{share:g}", "-j", "DROP", side, "eth0"]
-            for chain, side in (("INPUT", "-i"), ("OUTPUT", "-o"))
-        ]
+        drop = ["-m", "statistic", "--mode", "random", "--probability", f"{share:g}", "-j", "DROP"]
+        with self._filtering(["INPUT", "-i", "eth0", *drop], ["OUTPUT", "-o", "eth0", *drop]):
+            yield
+
+    @contextmanager
+    def not_reaching(self, address: str) -> Iterator[None]:
+        """Drop what goes to one address: nobody there answers, nothing is refused."""
+        with self._filtering(["OUTPUT", "-d", address, "-j", "DROP"]):
+            yield
+
+    @contextmanager
+    def _filtering(self, *rules: list[str]) -> Iterator[None]:
         for rule in rules:
             subprocess.run(["ip", "netns", "exec", self.name, "iptables", "-A", *rule], check=True)
         try:
@@ -226,10 +234,12 @@ class Machines:
         _ip("link", "set", inner, "master", self._bridge, "up")
         _ip("-n", name, "addr", "add", f"{machine.address}/24", "dev", "eth0")
         _ip("-n", name, "link", "set", "lo", "up")
-        # `ip netns exec` shows this file as /etc/hosts.
+        # `ip netns exec` shows these files as /etc/hosts and /etc/resolv.conf.
         hosts = [f"10.78.{self.number}.{other} {self._bridge}-{other}\n" for other in range(1, 30)]
         (ETC / name).mkdir(parents=True, exist_ok=True)
         (ETC / name / "hosts").write_text("127.0.0.1 localhost\n" + "".join(hosts))
+        # No name server: one that does not answer holds up each connection of torch.distributed for 10 s.
+        (ETC / name / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
         self._machines.append(machine)
         machine.boot()
         return machine
