@@ -79,10 +79,14 @@ def test_what_is_shipped_to_nodes_is_in_the_repository(config: dict[str, Any]) -
     assert [path for path in local if not (REPOSITORY / path).exists()] == []
 
 
-def test_all_files_start_ray_in_the_same_way() -> None:
+def test_all_files_start_ray_in_the_same_way_but_for_the_autoscaler_of_machines_that_are_there() -> None:
     for kind in ("head", "worker"):
-        commands = {name: load(name)[f"{kind}_start_ray_commands"] for name in FILES}
-        assert all(command == commands["cluster.yaml"] for command in commands.values())
+        commands = {name: "\n".join(load(name)[f"{kind}_start_ray_commands"]) for name in FILES}
+        own = commands["clusters/on-premise.yaml"]
+        # Autoscaler v2 of Ray 2.60 starts no workers with the provider `local` (tests/nodes/test_ray_up.py).
+        assert own.count("RAY_enable_autoscaler_v2=0 ") == (1 if kind == "head" else 0)
+        commands["clusters/on-premise.yaml"] = own.replace("RAY_enable_autoscaler_v2=0 ", "")
+        assert set(commands.values()) == {commands["cluster.yaml"]}
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "clusters/aws-efa.yaml", "clusters/gcp.yaml"])

@@ -33,6 +33,7 @@ class Laptop:
 
     Args:
         machines: At least 3.
+        count: Of the machines that become the cluster.
         cluster_file: As users have it; addresses, user and key are filled in.
     """
 
@@ -55,7 +56,8 @@ class Laptop:
         config["min_workers"] = config["max_workers"] = count - 1
         self.file = self.machine.folder / "cluster.yaml"
         self.file.write_text(yaml.safe_dump(config))
-        self._machines = machines
+        self.shared = machines.folder
+        """A folder that all machines see."""
 
     def ray(self, *arguments: str, variables: Mapping[str, str] | None = None, timeout_s: float = 400) -> str:
         """Run `ray ...` on it; returns what it wrote."""
