@@ -109,8 +109,12 @@ def transcripts(cluster: NodesCluster, run: str) -> list[str]:
     return [json.loads(line)["hypothesis"] for line in object_store.read_bytes(file).splitlines()]
 
 
-def cost_of_a_failure(cluster: NodesCluster, every_steps: int) -> Outcome:
-    """A run with a checkpoint every so many steps that loses a worker half-way between two of them."""
+def cost_of_a_failure(cluster: NodesCluster, every_steps: int) -> tuple[Outcome, float]:
+    """A run with a checkpoint every so many steps that loses a worker half-way between two of them.
+
+    Returns:
+        What that cost; seconds that writing a checkpoint took.
+    """
     output = f"s3://jasper/every-{every_steps}"
     at_step = next(step for step in itertools.count(every_steps // 2, every_steps) if step >= every_steps + 15)
     changes = (f"checkpoint.every_steps={every_steps}", f"training.stop_after_steps={at_step + 40}", PLAIN)
@@ -118,7 +122,8 @@ def cost_of_a_failure(cluster: NodesCluster, every_steps: int) -> Outcome:
     faults = Faults(cluster, job, output)
     outcome = faults.play(f"checkpoint every {every_steps} steps", faults.kill_worker, at_step=at_step)
     require(job.end(300) == 0, job)
-    return outcome
+    took_s = [float(str(event["took_s"])) for event in read_log(output) if event["event"] == "checkpoint"]
+    return outcome, sum(took_s) / len(took_s)
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
@@ -134,22 +139,24 @@ def table(outcomes: list[Outcome]) -> list[str]:
     return [TABLE_HEAD, *rows]
 
 
-def costs(outcomes: dict[int, Outcome]) -> list[str]:
+def costs(measured: dict[int, tuple[Outcome, float]]) -> list[str]:
     """What a failure costs by the interval of checkpoints, as lines."""
     rows = []
-    # D + R: what all of them have in common; a mean, since it varies and not with the interval.
-    restart_s = sum(outcome.first_step_s - outcome.step_s for outcome in outcomes.values()) / len(outcomes)
-    for every_steps, outcome in outcomes.items():
-        formula = NUM_NODES * (restart_s + every_steps * outcome.step_s / 2)
+    # What all of them have in common; a mean, since it varies and not with the interval.
+    restart_s = sum(outcome.first_step_s for outcome, _ in measured.values()) / len(measured)
+    written_s = sum(took_s for _, took_s in measured.values()) / len(measured)
+    for every_steps, (outcome, _) in measured.items():
+        formula = NUM_NODES * (restart_s + written_s + every_steps * outcome.step_s / 2)
         rows.append(
             f"| {every_steps} steps ({every_steps * outcome.step_s:.1f} s) | {outcome.steps_repeated} | "
             f"{outcome.first_step_s:.1f} | {outcome.seconds_lost:.1f} | {NUM_NODES * outcome.seconds_lost:.0f} | "
             f"{formula:.0f} |"
         )
-    return [COSTS_HEAD, *rows, "", f"Formula: {NUM_NODES} · (D + R + c / 2) with D + R = {restart_s:.1f} s, the mean."]
+    means = f"with the means D + R = {restart_s:.1f} s, w = {written_s:.1f} s"
+    return [COSTS_HEAD, *rows, "", f"Formula: {NUM_NODES} · (D + R + w + c / 2) {means} (docs/failures.md)."]
 
 
-def page(outcomes: list[Outcome], facts: dict[str, object], by_interval: dict[int, Outcome]) -> str:
+def page(outcomes: list[Outcome], facts: dict[str, object], by_interval: dict[int, tuple[Outcome, float]]) -> str:
     """The report."""
     lines = [
         "# Chaos",
