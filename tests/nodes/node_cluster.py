@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import boto3
 from machines import REPOSITORY, Machine, Machines
@@ -248,8 +247,3 @@ def nodes_cluster(num_nodes: int) -> Iterator[NodesCluster]:
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def log_files(machine: Machine) -> list[Path]:
-    """Ray's logs on a machine, for a look after something went wrong."""
-    return sorted((machine.folder / "tmp" / "ray").glob("session_2*/logs/*"))
