@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 LOOK_S = 2.0
 PATIENCE_S = 45.0
 """How long a run may be without room before it is ended, unless `cluster.wait_for_nodes_s` is longer."""
+NUM_ENDINGS, AGAIN_S = 3, 4.0
+"""While it waits for nodes Ray Train's controller (2.60) hears no request to end; its third one ends the driver."""
 
 
 class RoomWatch:
@@ -24,10 +26,12 @@ class RoomWatch:
 
     Args:
         config: What the run asks of the cluster.
-        end_run: Called, by the watch's own thread, when there has been no room for too long.
+        end_run: Called, by the watch's own thread, when there has been no room for too long; up to `NUM_ENDINGS` times,
+            as long as the block goes on.
         look: What is missing, in words; None if nothing is.
         look_s: How often it is asked.
         patience_s: How long it waits, unless `wait_for_nodes_s` is longer.
+        again_s: Between two calls of `end_run`.
     """
 
     def __init__(
@@ -38,9 +42,10 @@ class RoomWatch:
         look: Callable[[ClusterConfig], str | None] = missing_room,
         look_s: float = LOOK_S,
         patience_s: float = PATIENCE_S,
+        again_s: float = AGAIN_S,
     ) -> None:
         self._config, self._end_run, self._look, self._look_s = config, end_run, look, look_s
-        self._patience_s = max(patience_s, config.wait_for_nodes_s)
+        self._patience_s, self._again_s = max(patience_s, config.wait_for_nodes_s), again_s
         self._reason: CapacityError | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="room-watch", daemon=True)
@@ -84,5 +89,11 @@ class RoomWatch:
                 logger.warning("nodes were lost; waiting %.0f s for others: %s", self._patience_s, missing)
             if time.monotonic() - since_s >= self._patience_s:
                 self._reason = CapacityError(f"nodes were lost and none came in {self._patience_s:.0f} s: {missing}")
-                self._end_run()
+                self._end()
+                return
+
+    def _end(self) -> None:
+        for _ in range(NUM_ENDINGS):
+            self._end_run()
+            if self._stopped.wait(self._again_s):
                 return

@@ -23,6 +23,17 @@ def test_a_run_that_has_lost_its_room_for_too_long_is_ended_with_what_is_missing
             watch.still_room()
 
 
+def test_a_run_that_does_not_hear_is_told_three_times_and_one_that_ends_is_not_told_again() -> None:
+    times: list[float] = []
+    settings = {"look": lambda _: MISSING, "look_s": 0.01, "patience_s": 0.0, "again_s": 0.05}
+    with RoomWatch(CONFIG, end_run=lambda: times.append(time.monotonic()), **settings):
+        time.sleep(1)
+    assert len(times) == 3
+    told = threading.Event()
+    with RoomWatch(CONFIG, end_run=told.set, **(settings | {"again_s": 60.0})):
+        assert told.wait(5)
+
+
 def test_nodes_that_come_in_time_begin_the_count_anew(caplog: pytest.LogCaptureFixture) -> None:
     answers = [MISSING, MISSING, None] * 20
     ended = threading.Event()
