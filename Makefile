@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-slow test-realpeer test-nodes nodes-down check lint bench bench-peers load serve monitor clean
-.PHONY: setup demo test test-slow test-realpeer test-nodes chaos nodes-down check lint bench bench-peers load serve monitor clean
+.PHONY: setup demo test test-slow test-realpeer test-nodes nodes-down check lint bench bench-peers load serve monitor clean chaos
 
 setup: $(STAMP)
 
