@@ -12,12 +12,11 @@ import torch
 
 from jasper_ray.config.data import DatasetConfig
 from jasper_ray.config.decoding import DecodingConfig
-from jasper_ray.data.joined_words import joined_words, spoken_texts
+from jasper_ray.data.spoken_words import speak_texts, spoken_texts
 from jasper_ray.data.synthetic import voices
 from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.decoding.confidence import (
     Calibration,
-    Method,
     correct_words,
     fit_calibration,
     read_calibrations,
@@ -68,7 +67,7 @@ def _calibrate(arguments: argparse.Namespace) -> Mapping[str, Any]:
         calibration = fitted.model_copy(update=shifts)
         figures |= of_confidences
     if arguments.word_times:
-        shift, num_words = _fit_word_times(arguments, bundle, config.method)
+        shift, num_words = _fit_word_times(arguments, bundle)
         update = {"start_shift_s": shift.start_s, "end_shift_s": shift.end_s, "num_timed_words": num_words}
         calibration = calibration.model_copy(update=update)
         figures |= update
@@ -109,26 +108,24 @@ def _fit_confidences(
     }
 
 
-def _fit_word_times(arguments: argparse.Namespace, bundle: Bundle, method: Method) -> tuple[Shift, int]:
+def _fit_word_times(arguments: argparse.Namespace, bundle: Bundle) -> tuple[Shift, int]:
     """The shift of word edges, fitted on spoken words whose edges are known, and how many there were."""
     transcriber = Transcriber(bundle, device=arguments.device)
     said = spoken_texts(arguments.word_times, "train", digits=arguments.digits)
-    spoken = list(joined_words(said, voices("train"), rate_hz=transcriber.sample_rate_hz))
+    spoken = list(speak_texts(said, voices("train"), rate_hz=transcriber.sample_rate_hz))
     heard = transcriber.transcribe([one.waveform for one in spoken], with_log_probs=True)
     words: list[WordSpan] = []
     edges_s: list[tuple[float, float]] = []
     for truth, transcript in zip(spoken, heard, strict=True):
         assert transcript.log_probs is not None
-        found = list(transcript.words)
-        if method == "beam":  # whose words get their times by alignment
-            found = words_of(truth.text, transcript.log_probs, bundle.alphabet, frame_s=transcriber.frame_s)
-        if [word.word for word in found] == truth.text.split():
+        # Of what was said, not of what was heard: a wrong word has no edges.
+        found = words_of(truth.text, transcript.log_probs, bundle.alphabet, frame_s=transcriber.frame_s)
+        if found:
             words += found
             edges_s += truth.edges_s
     if not words:
         raise DataError(
-            f"{arguments.bundle} hears none of {len(spoken)} spoken texts without an error, but times are read off "
-            "right words only. Take a better model, more texts, or --digits for a model of digits"
+            f"the frames of {arguments.bundle} are too long: the words of none of {len(spoken)} spoken texts fit in"
         )
     return fit_shift(words, edges_s), len(words)
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,33 @@ from jasper_ray.errors import DataError
 AUDIO_OUTPUT_SYNCHRONOUS, BUFFER_MS = 2, 200
 PARAMETERS = {"rate": 1, "pitch": 3, "range": 4}
 POSITION_CHARACTER, CHARACTERS_UTF8 = 1, 1
+EVENT_END_OF_LIST, EVENT_WORD = 0, 1
 
-SampleCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+class Event(ctypes.Structure):
+    """`espeak_EVENT` of speak_lib.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    )
+
+
+SampleCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(Event))
+
+
+class WordBegin(NamedTuple):
+    """Where eSpeak began to say a word."""
+
+    character: int
+    """Index of its first letter in the text."""
+    sample: int
 
 
 class Espeak:
@@ -55,15 +80,30 @@ class Espeak:
         Raises:
             DataError: A voice does not exist or says nothing; names the request.
         """
-        assert self._process.stdout is not None
         # Two requests are open at a time: that process speaks the next utterance while this one works on the last.
         self._ask(requests[:2])
         for number, request in enumerate(requests):
-            samples = np.frombuffer(self._process.stdout.read(self._read_header(str(request))), dtype=np.int16)
+            samples, _ = self._read_answer(request)
             self._ask(requests[number + 2 : number + 3])
-            if not samples.any():
-                raise DataError(f"eSpeak NG was silent for {request}")
             yield samples
+
+    def speak_words(self, request: Mapping[str, Any]) -> tuple[np.ndarray, list[WordBegin]]:
+        """One request as of `speak_all`: its samples, and where its words begin; words may be taken together.
+
+        Raises:
+            DataError: As `speak_all`.
+        """
+        self._ask([request])
+        return self._read_answer(request)
+
+    def _read_answer(self, request: Mapping[str, Any]) -> tuple[np.ndarray, list[WordBegin]]:
+        assert self._process.stdout is not None
+        samples = np.frombuffer(self._process.stdout.read(self._read_header(str(request))), dtype=np.int16)
+        (num_words,) = struct.unpack("<i", self._process.stdout.read(4))
+        numbers = struct.unpack(f"<{2 * num_words}i", self._process.stdout.read(8 * num_words))
+        if not samples.any():
+            raise DataError(f"eSpeak NG was silent for {request}")
+        return samples, [WordBegin(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
     def _ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
         assert self._process.stdin is not None
@@ -98,15 +138,22 @@ class _Library:
         self.sample_rate_hz = int(self._lib.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, BUFFER_MS, folder, 0))
         self._lib.espeak_ListVoices(None)  # reads the folder of voices once, not again in every child
         self._pieces: list[bytes] = []
+        self._words: list[WordBegin] = []
         self._callback = SampleCallback(self._take)
         self._lib.espeak_SetSynthCallback(self._callback)
 
-    def _take(self, samples: Any, count: int, _: Any) -> int:
+    def _take(self, samples: Any, count: int, events: Any) -> int:
         if count > 0:
             self._pieces.append(ctypes.string_at(samples, 2 * count))
+        number = 0
+        while events and events[number].type != EVENT_END_OF_LIST:
+            if events[number].type == EVENT_WORD:
+                self._words.append(WordBegin(events[number].text_position - 1, events[number].sample))
+            number += 1
         return 0
 
     def speak(self, request: Mapping[str, Any]) -> bytes:
+        """The answer: length and samples, number of words and their beginnings; nothing if it failed."""
         if self._lib.espeak_SetVoiceByName(request["voice"].encode()):
             return b""
         for name, number in PARAMETERS.items():
@@ -114,11 +161,13 @@ class _Library:
         text = request["text"].encode() + b"\0"
         self._lib.espeak_Synth(text, len(text), 0, POSITION_CHARACTER, 0, CHARACTERS_UTF8, None, None)
         self._lib.espeak_Synchronize()
-        return b"".join(self._pieces)
+        samples = b"".join(self._pieces)
+        words = b"".join(struct.pack("<ii", *word) for word in self._words)
+        return struct.pack("<i", len(samples)) + samples + struct.pack("<i", len(self._words)) + words
 
 
 def main() -> None:
-    """Answer requests (a JSON object a line) with a length and samples until the input ends."""
+    """Answer requests (a JSON object a line) as `speak` until the input ends."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who asked has gone: end without a word
     try:
         library = _Library()
@@ -130,8 +179,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
-            samples = library.speak(json.loads(line))
-            output.write(struct.pack("<i", len(samples)) + samples)
+            output.write(library.speak(json.loads(line)) or struct.pack("<i", 0))
             output.flush()
             os._exit(0)
         if os.waitpid(child, 0)[1]:

@@ -1,4 +1,4 @@
-"""Word times beside the truth: words spoken one by one by eSpeak NG and joined at known places."""
+"""Word times beside the truth: words spoken one by one by eSpeak NG and spoken at known places."""
 
 import argparse
 import statistics
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from jasper_ray.config.data import DatasetConfig
-from jasper_ray.data.joined_words import Joined, joined_words, spoken_texts
+from jasper_ray.data.spoken_words import SpokenText, speak_texts, spoken_texts
 from jasper_ray.data.synthetic import voices
 from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.decoding.confidence import Calibration, read_calibrations
@@ -34,15 +34,15 @@ def measure_times(arguments: argparse.Namespace, say: Callable[[str], None]) -> 
     """Distances of found edges from true ones, of a given text and of what was decoded."""
     transcriber = Transcriber.from_bundle(arguments.bundle)
     said = spoken_texts(arguments.utterances, arguments.split, digits=arguments.digits)
-    joined = list(joined_words(said, voices(arguments.split), rate_hz=transcriber.sample_rate_hz))
-    say(f"{len(joined)} utterances spoken, {sum(len(one.edges_s) for one in joined)} words")
+    spoken = list(speak_texts(said, voices(arguments.split), rate_hz=transcriber.sample_rate_hz))
+    say(f"{len(spoken)} utterances spoken, {sum(len(one.edges_s) for one in spoken)} words")
     calibrations = read_calibrations(arguments.bundle)
     of_given = calibrations.get("beam") or calibrations.get("greedy") or Calibration()
     aligned: list[tuple[float, float]] = []
     decoded: list[tuple[float, float]] = []
-    heard = transcriber.transcribe([one.waveform for one in joined], with_log_probs=True)
+    heard = transcriber.transcribe([one.waveform for one in spoken], with_log_probs=True)
     num_right = 0
-    for truth, found in zip(joined, heard, strict=True):
+    for truth, found in zip(spoken, heard, strict=True):
         assert found.log_probs is not None
         words = words_of(truth.text, found.log_probs, transcriber.alphabet, frame_s=transcriber.frame_s)
         aligned += _errors(truth, of_given.apply(words, end_s=found.duration_s))
@@ -51,7 +51,7 @@ def measure_times(arguments: argparse.Namespace, say: Callable[[str], None]) -> 
             decoded += _errors(truth, found.words)
     return {
         "bundle": arguments.bundle,
-        "utterances": len(joined),
+        "utterances": len(spoken),
         "frame_ms": 1000 * transcriber.frame_s,
         "shifts_ms": {
             method: [1000 * one.start_shift_s, 1000 * one.end_shift_s] for method, one in calibrations.items()
@@ -108,7 +108,7 @@ class Checked:
             before_s = word.end_s
 
 
-def _errors(truth: Joined, found: Sequence[WordSpan]) -> list[tuple[float, float]]:
+def _errors(truth: SpokenText, found: Sequence[WordSpan]) -> list[tuple[float, float]]:
     """Found minus true beginning and end of each word."""
     if len(found) != len(truth.edges_s):
         return []
