@@ -1,13 +1,49 @@
 """Which trials go on: all of them, or asynchronous successive halving on the word error rate."""
 
+import math
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from jasper_ray.errors import ConfigError
-from tuning.records import Records
+from tuning.records import Evaluation, Records
 from tuning.settings import SweepConfig
+
+SATURATED = 0.9
+"""From this word error rate on it does not say how far a model has come: no word at all is 1, a lucky one less."""
+
+
+class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray has no types
+    """Asynchronous successive halving on the standing of a trial's evaluations."""
+
+    def on_trial_result(self, controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        """What becomes of a trial after a report."""
+        decision: str = super().on_trial_result(controller, trial, _with_standing(result))
+        return decision
+
+    def on_trial_complete(self, controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
+        """A trial has ended."""
+        super().on_trial_complete(controller, trial, _with_standing(result))
+
+
+def standing(wer: float, loss: float | None) -> float:
+    """What trials are compared by, lower is better: the word error rate, and while that is saturated the loss.
+
+    Args:
+        wer: On data.evaluation.
+        loss: There, in nats per utterance; None if it was not finite.
+    """
+    if wer < SATURATED:
+        return wer
+    if loss is None or not math.isfinite(loss):
+        return SATURATED + 1
+    return SATURATED + max(0.0, loss) / (1 + max(0.0, loss))
+
+
+def _with_standing(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {**result, "standing": standing(result["wer"], result.get("loss"))} if "wer" in result else dict(result)
 
 
 def make_scheduler(sweep: SweepConfig, *, epochs: int, records: Records) -> TrialScheduler:
@@ -28,9 +64,9 @@ def make_scheduler(sweep: SweepConfig, *, epochs: int, records: Records) -> Tria
             f"asha.grace_epochs={sweep.asha.grace_epochs} must be below training.epochs={epochs}: "
             "no trial would be stopped early. Lower it, or take scheduler=none"
         )
-    asha = AsyncHyperBandScheduler(
+    asha = Halving(
         time_attr="epoch",
-        metric="wer",
+        metric="standing",
         mode="min",
         # Rungs before the end only: who has come so far also writes its bundle.
         max_t=max(sweep.asha.grace_epochs, epochs - 1),
@@ -64,4 +100,8 @@ def _repeat(scheduler: Any, records: Records) -> None:
         if number not in known:
             known.add(number)
             scheduler.on_trial_add(None, stand_ins[number])
-        scheduler.on_trial_result(None, stand_ins[number], {"epoch": evaluation.epoch, "wer": evaluation.wer})
+        scheduler.on_trial_result(None, stand_ins[number], _report(evaluation))
+
+
+def _report(evaluation: Evaluation) -> dict[str, Any]:
+    return {"epoch": evaluation.epoch, "wer": evaluation.wer, "loss": evaluation.loss}

@@ -60,7 +60,8 @@ def test_draws_stay_within_their_bounds_and_repeat_for_a_seed() -> None:
         "augment__freq_masks": {"integers": [0, 2]},
         "optimizer__name": {"choice": ["novograd", "adamw"]},
     }
-    drawn = [space(**rules).draw(draws(seed)) for seed in range(200)]
+    one = space(**rules)
+    drawn = [one.draw(draws(seed)) for seed in range(200)]
     rates = np.array([params["optimizer.lr"] for params in drawn])
     assert rates.min() >= 1e-4 and rates.max() <= 1e-1 and abs(np.mean(rates < 10**-2.5) - 0.5) < 0.15
     assert {params["augment.freq_masks"] for params in drawn} == {0, 1, 2}
