@@ -3,7 +3,8 @@
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray.train
@@ -24,8 +25,8 @@ from jasper_ray.training.assembly import train_run
 from jasper_ray.training.report import EventKind, Reporter
 from jasper_ray.training.world import CPU, World
 
-STORE_PATIENCE_S = 120
-"""How long a worker asks a store that fails, unless JASPER_STORE_PATIENCE_S says otherwise."""
+PATIENCE_VARIABLE, STORE_PATIENCE_S = "JASPER_STORE_PATIENCE_S", 120
+"""How long a worker asks a store that fails, unless the variable says otherwise."""
 
 
 class RayTrainReporter:
@@ -88,17 +89,29 @@ def train_as(
     logging.getLogger("jasper_ray").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     torch.backends.cudnn.benchmark = config.training.cudnn_benchmark
-    # Those who wait for each other anyway: better that they wait for the store than that they begin anew.
-    os.environ.setdefault("JASPER_STORE_PATIENCE_S", str(STORE_PATIENCE_S))
     reporters: list[Reporter] = [*everywhere, worker_metrics(config, world)]
     if world.is_first:
         reporters += [listener, *build_reporters(config)]
-    return train_run(
-        config,
-        world=world,
-        make_loader=lambda: watched(make_loader(config.features, config.loader)),
-        reporters=reporters,
-    )
+    with _patient_with_stores():
+        return train_run(
+            config,
+            world=world,
+            make_loader=lambda: watched(make_loader(config.features, config.loader)),
+            reporters=reporters,
+        )
+
+
+@contextmanager
+def _patient_with_stores() -> Iterator[None]:
+    """Those who wait for each other anyway: better that they wait for the store than that they begin anew."""
+    if PATIENCE_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[PATIENCE_VARIABLE] = str(STORE_PATIENCE_S)
+    try:
+        yield
+    finally:  # this process may go on with something else
+        os.environ.pop(PATIENCE_VARIABLE, None)
 
 
 def worker_metrics(config: RunConfig, world: World) -> Reporter:

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def test_a_run_in_this_process_is_the_same_run(tones: Path, tmp_path: Path) -> N
     run_workers(elsewhere, 1)
     events = Events()
     figures = run_training_here(here, events)
+    assert "JASPER_STORE_PATIENCE_S" not in os.environ  # a process that has trained may go on with something else
     assert figures["finished"] and events.kinds[0] == "start" and "evaluation" in events.kinds
     losses = [[e["loss"] for e in read_log(run.output) if e["event"] == "progress"] for run in (elsewhere, here)]
     assert len(losses[0]) == 8 and losses[0] == losses[1]
