@@ -1,4 +1,5 @@
-"""FLAC in memory -> samples by dr_flac (package `miniaudio`): in 0.6 of libsndfile's time, for what is plainly right.
+"""FLAC in memory -> samples by dr_flac (package `miniaudio`): for what is plainly right. `decode_audio` took
+0.68 of its time with libsndfile (60 utterances of LibriSpeech in turn, median of 9, AMD EPYC with AVX2, 2026-11).
 
 Whatever is unusual or damaged is left to libsndfile, whose findings are the ones that people read.
 """
