@@ -119,10 +119,12 @@ def decode_audio(encoded: bytes | memoryview, *, sample_rate_hz: int, speed: flo
         AudioError: The bytes are not audio (says what they look like), hold no sample, are cut short, or have samples
             that are not finite numbers.
     """
-    waveform, source_hz = decode_flac(encoded, max_samples=_most_samples(encoded)) or _read_all(encoded)
+    decoded = decode_flac(encoded, max_samples=_most_samples(encoded))
+    waveform, source_hz = decoded or _read_all(encoded)
     if waveform.ndim == 2:
         waveform = waveform.mean(axis=1, dtype=np.float32)
-    _check_finite(waveform)
+    if decoded is None:  # samples that were whole numbers are finite
+        _check_finite(waveform)
     return _resample(waveform, source_hz, sample_rate_hz, speed)
 
 

@@ -63,6 +63,5 @@ def decode_flac(encoded: bytes | memoryview, *, max_samples: int) -> tuple[np.nd
     promised = (header.sample_rate_hz, header.channels, header.num_samples * header.channels)
     if (decoded.sample_rate, decoded.nchannels, len(decoded.samples)) != promised:
         return None
-    samples = np.frombuffer(decoded.samples, np.int16).astype(np.float32)
-    samples *= 2.0**-15
+    samples = np.multiply(np.frombuffer(decoded.samples, np.int16), np.float32(2.0**-15), dtype=np.float32)
     return samples if header.channels == 1 else samples.reshape(-1, header.channels), header.sample_rate_hz
