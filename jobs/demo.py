@@ -28,8 +28,8 @@ from jasper_ray.errors import JasperRayError, StorageError
 from jasper_ray.model.bundle import load_bundle
 from jasper_ray.observe.curves import plot_curves
 from jasper_ray.storage import object_store
+from jasper_ray.training.evaluation_pieces import evaluate_bundle
 from jobs.entry import console, run_job
-from jobs.evaluate import evaluate_bundle
 from jobs.serve import serving
 from jobs.train import SUMMARY_FILE, train
 from serve.app import ServeArgs

@@ -5,58 +5,28 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from jasper_ray.config.data import DataConfig, DatasetConfig, LoaderConfig
-from jasper_ray.data.loaders import make_loader
+from jasper_ray.config.data import DatasetConfig, LoaderConfig
+from jasper_ray.config.decoding import DecodingConfig
 from jasper_ray.data.manifest import Manifest
-from jasper_ray.data.plan import plan_evaluation
-from jasper_ray.data.source import UtteranceSource
+from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.decoding.confidence import read_calibrations
-from jasper_ray.decoding.decoder import TextDecoder, build_decoder
+from jasper_ray.decoding.decoder import build_decoder
 from jasper_ray.decoding.words import WordKeeper
 from jasper_ray.errors import ConfigError
-from jasper_ray.model.bundle import Bundle, load_bundle
+from jasper_ray.model.bundle import CONFIG_FILE, WEIGHTS_FILE, load_bundle
 from jasper_ray.observe.evaluation_report import summary
 from jasper_ray.storage import object_store
-from jasper_ray.storage.shard_cache import ShardCache
 from jasper_ray.training.assembly import read_datasets
-from jasper_ray.training.evaluate import Evaluation, evaluate
-from jasper_ray.training.world import World
+from jasper_ray.training.evaluate import Evaluation
+from jasper_ray.training.evaluation_pieces import EvaluationWork, alone, cut_by_shard, evaluate_bundle, joined
 from jobs.decoding import add_decoding_options, read_decoding
 from jobs.entry import run_job
+from jobs.pieces import add_piece_options, in_pieces, run_pieces, state_of
 from jobs.reporting import REPORT_PAGE, write_report
-
-
-def evaluate_bundle(
-    bundle: Bundle,
-    manifest: Manifest,
-    *,
-    loader: LoaderConfig,
-    device: torch.device,
-    seconds_per_batch: float,
-    decoder: TextDecoder | None = None,
-) -> Evaluation:
-    """Decode every utterance of a manifest with a bundle's deployed weights, greedily by default."""
-    data = DataConfig()
-    cache = ShardCache(Path(data.cache_dir).expanduser(), int(data.cache_max_gb * 1e9))
-    source = UtteranceSource(manifest, bundle.alphabet, bundle.config.features, None, 0, cache)
-    batches = plan_evaluation(manifest.durations_s, seconds_per_batch=seconds_per_batch)
-    features = make_loader(bundle.config.features, loader)
-    try:
-        return evaluate(
-            bundle.model,
-            features.load(source.batches(batches)),
-            references=manifest.texts,
-            alphabet=bundle.alphabet,
-            world=World(device=device),
-            decoder=decoder,
-        )
-    finally:
-        features.close()
 
 
 def write_predictions(path: str, manifest: Manifest, evaluation: Evaluation) -> None:
@@ -76,7 +46,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--plain-weights", action="store_true", help="weights without averaging")
     parser.add_argument("--loader", choices=["torch", "dali"], default="torch", help="who computes features")
-    parser.add_argument("--threads", type=int, default=2, help="threads of the loader (default 2)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=2,
+        help="threads of the loader; on a cluster also the CPUs of a piece (default 2)",
+    )
     parser.add_argument(
         "--batch-seconds", type=float, default=160.0, help="padded seconds of audio in a batch (default 160)"
     )
@@ -86,6 +61,10 @@ def main() -> None:
         "--compare", metavar="FILE", help="with --report: --predictions of another bundle, to tell which is better"
     )
     parser.add_argument("--audio", action="store_true", help="with --report: the worst utterances can be heard in it")
+    parser.add_argument(
+        "--piece-seconds", type=float, default=600.0, help="seconds of audio in a piece, of one shard (default 600)"
+    )
+    add_piece_options(parser)
     add_decoding_options(parser)
     arguments = parser.parse_args()
     run_job(partial(_evaluate, arguments))
@@ -97,10 +76,34 @@ def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
     started_s = time.monotonic()
     paths: Sequence[str] = arguments.datasets
     manifest = read_datasets([DatasetConfig(path=path) for path in paths], key="DATASET")
-    bundle = load_bundle(arguments.bundle, device=arguments.device, plain_weights=arguments.plain_weights)
     decoding = read_decoding(arguments)
+    measure = _evaluate_pieces if in_pieces(arguments) else _evaluate_here
+    evaluation, words = measure(arguments, manifest, decoding)
+    figures: dict[str, Any] = {"bundle": arguments.bundle, **evaluation.figures()}
+    if arguments.report:
+        report = write_report(
+            arguments.report,
+            manifest=manifest,
+            transcripts=evaluation.transcripts,
+            words=dict(zip(evaluation.transcripts, words, strict=True)),
+            calibration=read_calibrations(arguments.bundle).get(decoding.method),
+            title=f"{arguments.bundle} on {', '.join(paths)}",
+            compare=arguments.compare,
+            with_audio=arguments.audio,
+        )
+        figures |= {"report": object_store.join(arguments.report, REPORT_PAGE), **summary(report)}
+    if arguments.predictions:
+        write_predictions(arguments.predictions, manifest, evaluation)
+    return {**figures, "seconds": time.monotonic() - started_s}
+
+
+def _evaluate_here(
+    arguments: argparse.Namespace, manifest: Manifest, decoding: DecodingConfig
+) -> tuple[Evaluation, Sequence[Sequence[WordSpan]]]:
+    """The evaluation, and the words of its transcripts if there is to be a report."""
+    bundle = load_bundle(arguments.bundle, device=arguments.device, plain_weights=arguments.plain_weights)
     frame_s = bundle.config.features.hop_s * bundle.config.model.total_stride
-    decoder: TextDecoder = build_decoder(decoding, bundle.alphabet, num_processes=arguments.processes)
+    decoder = build_decoder(decoding, bundle.alphabet, num_processes=arguments.processes)
     keeper = WordKeeper(decoder, bundle.alphabet, frame_s=frame_s)
     try:
         evaluation = evaluate_bundle(
@@ -113,22 +116,35 @@ def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
         )
     finally:
         decoder.close()
-    figures: dict[str, Any] = {"bundle": arguments.bundle, **evaluation.figures()}
-    if arguments.report:
-        report = write_report(
-            arguments.report,
-            manifest=manifest,
-            transcripts=evaluation.transcripts,
-            words=dict(zip(evaluation.transcripts, keeper.words, strict=True)),
-            calibration=read_calibrations(arguments.bundle).get(decoding.method),
-            title=f"{arguments.bundle} on {', '.join(paths)}",
-            compare=arguments.compare,
-            with_audio=arguments.audio,
-        )
-        figures |= {"report": object_store.join(arguments.report, REPORT_PAGE), **summary(report)}
-    if arguments.predictions:
-        write_predictions(arguments.predictions, manifest, evaluation)
-    return {**figures, "seconds": time.monotonic() - started_s}
+    return evaluation, keeper.words
+
+
+def _evaluate_pieces(
+    arguments: argparse.Namespace, manifest: Manifest, decoding: DecodingConfig
+) -> tuple[Evaluation, Sequence[Sequence[WordSpan]]]:
+    """The same by pieces of shards, on all nodes or here."""
+    work = EvaluationWork(
+        bundle=object_store.absolute(arguments.bundle),
+        loader=LoaderConfig(backend=arguments.loader, num_threads=arguments.threads),
+        decoding=decoding,
+        device=arguments.device,
+        plain_weights=arguments.plain_weights,
+        seconds_per_batch=arguments.batch_seconds,
+        with_words=bool(arguments.report),
+    )
+    rows = cut_by_shard(manifest, seconds=arguments.piece_seconds)
+    job = {
+        "job": "evaluate",
+        "bundle": state_of(arguments.bundle, CONFIG_FILE, WEIGHTS_FILE),
+        "plain_weights": arguments.plain_weights,
+        "dataset": manifest.fingerprint,
+        "piece_seconds": arguments.piece_seconds,
+        "decoding": decoding.model_dump(),
+        "with_words": work.with_words,
+    }
+    pieces = [alone(manifest, part) for part in rows]
+    results = run_pieces(arguments, work, pieces, job=job, num_cpus=arguments.threads, name="evaluate-piece")
+    return joined(rows, results)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from jasper_ray.data.manifest import read_manifest
 from jasper_ray.data.preparation import prepare_dataset
 from jasper_ray.inference.transcriber import Transcriber
 from jasper_ray.model.bundle import load_bundle
-from jobs.evaluate import evaluate_bundle
+from jasper_ray.training.evaluation_pieces import evaluate_bundle
 from serve.http_app import build_api
 from serve.live_socket import LiveLimits
 from serve.recognizer import LocalRecognizer, ModelCard

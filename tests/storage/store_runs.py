@@ -15,8 +15,8 @@ from jasper_ray.data.manifest import read_manifest
 from jasper_ray.model.bundle import load_bundle
 from jasper_ray.storage import object_store
 from jasper_ray.training.checkpoint import find_checkpoints
+from jasper_ray.training.evaluation_pieces import evaluate_bundle
 from jasper_ray.training.report import read_log
-from jobs.evaluate import evaluate_bundle
 
 
 class Silent:
