@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 200_000_000
 ELASTIC_PLACEMENTS = 20
 """Groups of workers of an elastic run that may fail to start: a dead node is in their way until Ray knows."""
+NOTICES_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Whether Ray Train asks for nodes that are about to be taken away; 0 for no."""
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Where Ray tells a submitted job what it was submitted with."""
 
@@ -63,7 +65,7 @@ def connected_to_ray(*, num_cpus: int | None = None, log_to_driver: bool = True)
         if os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level=logging_level, log_to_driver=log_to_driver, runtime_env=runtime_env)
         else:
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+            os.environ.setdefault(NOTICES_VARIABLE, "0")  # nobody takes this machine away
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -250,7 +252,11 @@ def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.silent_worker_s)
     return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "board": board,
+            "notices": os.environ.get(NOTICES_VARIABLE) != "0",
+        },
         scaling_config=ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.use_gpu,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from jasper_ray.observe.device_peaks import peak_flops_per_s
 from jasper_ray.observe.metrics import WorkerMetrics
 from jasper_ray.observe.reporters import build_reporters
 from jasper_ray.training.assembly import train_run
+from jasper_ray.training.loop import Notice
 from jasper_ray.training.report import EventKind, Reporter
 from jasper_ray.training.world import CPU, World
 
@@ -42,7 +44,8 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train as one of the workers of Ray Train; returns the figures of the last evaluation.
 
     Args:
-        arguments: `config` (a `RunConfig` as plain values) and `board` (an `EventBoard`).
+        arguments: `config` (a `RunConfig` as plain values), `board` (an `EventBoard`) and `notices` (whether to ask for
+            nodes that are about to be taken away).
     """
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
@@ -52,8 +55,24 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     board = arguments["board"]
     with Heart(board, group=world.from_first(uuid.uuid4().hex), rank=world.rank) as heart:
         return train_as(
-            config, world, listener=BoardReporter(board), everywhere=[RayTrainReporter()], watched=heart.counted
+            config,
+            world,
+            listener=BoardReporter(board),
+            everywhere=[RayTrainReporter()],
+            watched=heart.counted,
+            notice=notice_of_ray if arguments["notices"] else str,
         )
+
+
+def notice_of_ray() -> str:
+    """Which nodes Ray has been told are about to go, and when; every worker must ask, and all get the same answer."""
+    told = ray.train.get_preemption_info()
+    if told is None:
+        return ""
+    nodes = ", ".join(node[:8] for node in told.preempted_node_ids)
+    left_s = max(0.0, told.deadline_ms / 1000 - time.time()) if told.deadline_ms else None
+    when = "soon" if left_s is None else f"in {left_s:.0f} s"
+    return f"node {nodes} with workers {told.preempted_ranks} will be taken away {when}"
 
 
 def train_here(config: RunConfig, listener: Reporter) -> dict[str, Any]:
@@ -76,6 +95,7 @@ def train_as(
     listener: Reporter,
     everywhere: Sequence[Reporter],
     watched: Callable[[BatchLoader], BatchLoader],
+    notice: Notice = str,
 ) -> dict[str, Any]:
     """Train as one worker of `world`.
 
@@ -85,6 +105,7 @@ def train_as(
         listener: Hears the events of the first worker.
         everywhere: Hear those of each worker.
         watched: Stands between training and each of its loaders.
+        notice: What is known of machines that are about to be taken away.
     """
     logging.getLogger("jasper_ray").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
@@ -98,6 +119,7 @@ def train_as(
             world=world,
             make_loader=lambda: watched(make_loader(config.features, config.loader)),
             reporters=reporters,
+            notice=notice,
         )
 
 

@@ -26,7 +26,7 @@ from jasper_ray.storage.shard_cache import ShardCache
 from jasper_ray.storage.shard_prefetch import ShardPrefetcher
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.training.checkpoint import find_checkpoints, load_checkpoint, load_newest
-from jasper_ray.training.loop import RunData, TrainingLoop
+from jasper_ray.training.loop import Notice, RunData, TrainingLoop
 from jasper_ray.training.probe import probe_memory, worst_batch, worst_microbatch
 from jasper_ray.training.report import Reporter, Reporters, RunLog
 from jasper_ray.training.selection import Selection, select_training_utterances
@@ -142,7 +142,12 @@ def recordings_fingerprints(config: RunConfig) -> dict[str, str]:
 
 
 def train_run(
-    config: RunConfig, *, world: World, make_loader: Callable[[], BatchLoader], reporters: Sequence[Reporter]
+    config: RunConfig,
+    *,
+    world: World,
+    make_loader: Callable[[], BatchLoader],
+    reporters: Sequence[Reporter],
+    notice: Notice = str,
 ) -> dict[str, Any]:
     """Train as one worker of `world`, from the newest good checkpoint in `config.output` if there is one.
 
@@ -151,6 +156,7 @@ def train_run(
         world: All workers.
         make_loader: A new loader of features, for training and for each evaluation.
         reporters: Hear this worker's events besides the run's own log.
+        notice: What is known of machines that are about to be taken away.
 
     Returns:
         The figures of the last evaluation and where the bundle lies.
@@ -161,11 +167,17 @@ def train_run(
     selection = select_for(config)
     data = build_data(config, selection, make_loader, world)
     with closing(data.shard_feed):
-        return _train(config, selection, data, world=world, reporters=reporters)
+        return _train(config, selection, data, world=world, reporters=reporters, notice=notice)
 
 
 def _train(
-    config: RunConfig, selection: Selection, data: RunData, *, world: World, reporters: Sequence[Reporter]
+    config: RunConfig,
+    selection: Selection,
+    data: RunData,
+    *,
+    world: World,
+    reporters: Sequence[Reporter],
+    notice: Notice,
 ) -> dict[str, Any]:
     state = RunState(
         config,
@@ -198,7 +210,7 @@ def _train(
         "memory_probe": _probe(config, state, data.train),
     }
     reporter.report("start", start)
-    return TrainingLoop(config, state, data, world=world, reporter=reporter).run()
+    return TrainingLoop(config, state, data, world=world, reporter=reporter, notice=notice).run()
 
 
 def _probe(config: RunConfig, state: RunState, train: Manifest) -> dict[str, Any] | None:

@@ -35,6 +35,11 @@ from jasper_ray.training.writer import BackgroundWriter
 
 logger = logging.getLogger(__name__)
 
+Notice = Callable[[], str]
+"""What is known of machines that are about to be taken away, the same on every worker; empty while none is."""
+SAVE_AGAIN_S = 15.0
+"""Between two checkpoints of a run whose machine is about to go."""
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -91,15 +96,27 @@ class TrainingLoop:
         data: What it reads.
         world: All workers; each runs a loop of its own.
         reporter: Hears this worker's events; all workers report the same ones, most with the same values.
+        notice: Asked by every worker after the same steps.
     """
 
-    def __init__(self, config: RunConfig, state: RunState, data: RunData, *, world: World, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        state: RunState,
+        data: RunData,
+        *,
+        world: World,
+        reporter: Reporter,
+        notice: Notice = str,
+    ) -> None:
         self._config = config
         self._training = config.training
         self._state = state
         self._data = data
         self._world = world
         self._reporter = reporter
+        self._notice = notice
+        self._noticed_at_s: float | None = None
         self._alphabet = Alphabet(config.text.alphabet)
         self._steps_per_epoch = data.plan.nominal_steps_per_epoch
         self._skipped_in_a_row = 0
@@ -200,6 +217,23 @@ class TrainingLoop:
             self._read()  # a run that has lost its way is stopped before it is saved
         is_best = evaluation_is_due and self._evaluate()
         self._save(checkpoint=checkpoint_is_due, best=is_best)
+        if not self._pending:  # the host has waited for the device anyway
+            self._heed_notice()
+
+    def _heed_notice(self) -> None:
+        """Save while there is time, if a machine is about to be taken away: at once, and again until it goes."""
+        notice, step = self._notice(), self._state.progress.global_step
+        if not notice:
+            return
+        # Each worker by its own clock, but only the first one writes.
+        now_s = time.monotonic()
+        if self._noticed_at_s is None:
+            message = f"{notice}: a checkpoint is written now, and every {SAVE_AGAIN_S:g} s from now on"
+            self._reporter.report("warning", {"message": message, "global_step": step})
+        elif now_s - self._noticed_at_s < SAVE_AGAIN_S:
+            return
+        self._noticed_at_s = now_s
+        self._save(checkpoint=self._saved_step != step, best=False)
 
     def _is_due(self, every_steps: int) -> bool:
         return self._state.progress.global_step % every_steps == 0

@@ -6,8 +6,10 @@ import torch
 from tones import run_workers, tone_config
 
 from jasper_ray.config.schema import RunConfig
+from jasper_ray.data.torch_loader import TorchLoader
 from jasper_ray.errors import DataError, NonFiniteError, ResumeError
 from jasper_ray.model.bundle import load_bundle
+from jasper_ray.training.assembly import train_run
 from jasper_ray.training.checkpoint import find_checkpoints
 from jasper_ray.training.report import read_log
 from jasper_ray.training.state import RunState
@@ -160,3 +162,30 @@ def test_another_alphabet_starts_from_the_encoder_of_a_bundle_with_a_new_decoder
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs if name.startswith("encoder."))
     assert len(ours["decoder.layers.0.bias"]) == len(theirs["decoder.layers.0.bias"]) + 1
     assert not torch.equal(ours["decoder.layers.0.weight"][:-1], theirs["decoder.layers.0.weight"])
+
+
+def test_a_run_whose_machine_is_about_to_go_saves_at_once_and_trains_on(
+    tones: Path, whole_run: RunConfig, tmp_path: Path
+) -> None:
+    config = tone_config(tones, tmp_path, "training.stop_after_steps=8", "checkpoint.every_epochs=6")
+    asked = 0
+
+    def notice() -> str:
+        nonlocal asked
+        asked += 1
+        return "node abc will be taken away in 120 s" if asked >= 3 else ""
+
+    train_run(
+        config,
+        world=World(),
+        make_loader=lambda: TorchLoader(config.features, config.loader),
+        reporters=[],
+        notice=notice,
+    )
+    events = read_log(config.output)
+    (warning,) = [event for event in events if event["event"] == "warning"]
+    assert warning["message"].startswith("node abc will be taken away in 120 s: a checkpoint is written now")
+    # Progress is told after every step here, so it is asked then; the next save would be due 15 s later.
+    assert [event["global_step"] for event in events if event["event"] == "checkpoint"] == [3, 8]
+    assert warning["global_step"] == 3 and asked == 8
+    assert losses(config) == pytest.approx({s: loss for s, loss in losses(whole_run).items() if s <= 8}, rel=1e-6)
