@@ -12,7 +12,9 @@ from rich.console import Console
 
 from jasper_ray.errors import JasperRayError
 
-console = Console(stderr=True)
+LOG_COLUMNS = 132
+# A log has no width: tables keep their words there, while rich would take 80 columns.
+console = Console(stderr=True, width=None if sys.stderr.isatty() else LOG_COLUMNS)
 
 
 def run_job(work: Callable[[], Mapping[str, Any]]) -> None:
