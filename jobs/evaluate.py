@@ -25,7 +25,7 @@ from jasper_ray.training.evaluate import Evaluation
 from jasper_ray.training.evaluation_pieces import EvaluationWork, alone, cut_by_shard, evaluate_bundle, joined
 from jobs.decoding import add_decoding_options, read_decoding
 from jobs.entry import run_job
-from jobs.pieces import add_piece_options, in_pieces, run_pieces, state_of
+from jobs.pieces import add_piece_options, in_pieces, num_threads, run_pieces, state_of
 from jobs.reporting import REPORT_PAGE, write_report
 
 
@@ -47,12 +47,6 @@ def main() -> None:
     parser.add_argument("--plain-weights", action="store_true", help="weights without averaging")
     parser.add_argument("--loader", choices=["torch", "dali"], default="torch", help="who computes features")
     parser.add_argument(
-        "--threads",
-        type=int,
-        default=2,
-        help="threads of the loader; on a cluster also the CPUs of a piece (default 2)",
-    )
-    parser.add_argument(
         "--batch-seconds", type=float, default=160.0, help="padded seconds of audio in a batch (default 160)"
     )
     parser.add_argument("--predictions", metavar="FILE", help="write id, reference and hypothesis as JSON lines")
@@ -64,7 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--piece-seconds", type=float, default=600.0, help="seconds of audio in a piece, of one shard (default 600)"
     )
-    add_piece_options(parser)
+    add_piece_options(parser, threads="threads of the loader (default 2)")
     add_decoding_options(parser)
     arguments = parser.parse_args()
     run_job(partial(_evaluate, arguments))
@@ -109,7 +103,7 @@ def _evaluate_here(
         evaluation = evaluate_bundle(
             bundle,
             manifest,
-            loader=LoaderConfig(backend=arguments.loader, num_threads=arguments.threads),
+            loader=LoaderConfig(backend=arguments.loader, num_threads=num_threads(arguments, here=2)),
             device=torch.device(arguments.device),
             seconds_per_batch=arguments.batch_seconds,
             decoder=keeper if arguments.report else decoder,
@@ -125,7 +119,7 @@ def _evaluate_pieces(
     """The same by pieces of shards, on all nodes or here."""
     work = EvaluationWork(
         bundle=object_store.absolute(arguments.bundle),
-        loader=LoaderConfig(backend=arguments.loader, num_threads=arguments.threads),
+        loader=LoaderConfig(backend=arguments.loader, num_threads=num_threads(arguments, here=2)),
         decoding=decoding,
         device=arguments.device,
         plain_weights=arguments.plain_weights,
@@ -143,7 +137,7 @@ def _evaluate_pieces(
         "with_words": work.with_words,
     }
     pieces = [alone(manifest, part) for part in rows]
-    results = run_pieces(arguments, work, pieces, job=job, num_cpus=arguments.threads, name="evaluate-piece")
+    results = run_pieces(arguments, work, pieces, job=job, name="evaluate-piece")
     return joined(rows, results)
 
 

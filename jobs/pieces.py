@@ -20,13 +20,21 @@ Work = Callable[[tuple[int, Piece]], tuple[int, Result]]
 LINE_EVERY_S = 10.0
 
 
-def add_piece_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--on` and `--work`."""
+def add_piece_options(parser: argparse.ArgumentParser, *, threads: str) -> None:
+    """Add `--on`, `--threads`, `--wait-for-nodes-s` and `--work`."""
     parser.add_argument(
         "--on",
         choices=["auto", "here", "cluster"],
         default="auto",
         help="in this process, or in pieces on all nodes of the cluster (default auto: there if RAY_ADDRESS is set)",
+    )
+    parser.add_argument("--threads", type=int, help=f"{threads}; on a cluster the CPUs of a piece (default there 1)")
+    parser.add_argument(
+        "--wait-for-nodes-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="on a cluster: how long an autoscaler may take to add the first node that can hold a piece (default 0)",
     )
     parser.add_argument(
         "--work",
@@ -40,6 +48,22 @@ def on_cluster(arguments: argparse.Namespace) -> bool:
     return arguments.on == "cluster" or (arguments.on == "auto" and bool(os.environ.get("RAY_ADDRESS")))
 
 
+def num_threads(arguments: argparse.Namespace, *, here: int) -> int:
+    """`--threads`, or what it is by default.
+
+    Args:
+        arguments: With the options of `add_piece_options`.
+        here: The default in this process.
+
+    Raises:
+        ConfigError: It is below 1.
+    """
+    threads: int = (1 if on_cluster(arguments) else here) if arguments.threads is None else arguments.threads
+    if threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {threads}")
+    return threads
+
+
 def in_pieces(arguments: argparse.Namespace) -> bool:
     """Whether there is a reason to cut the work into pieces."""
     return on_cluster(arguments) or bool(arguments.work)
@@ -51,7 +75,6 @@ def run_pieces(
     pieces: Sequence[Piece],
     *,
     job: Mapping[str, Any],
-    num_cpus: int,
     name: str,
 ) -> list[Result]:
     """Results of all pieces, in their order.
@@ -61,7 +84,6 @@ def run_pieces(
         work: What is done; on a cluster it travels to other processes.
         pieces: The pieces.
         job: What the results depend on; see `PieceResults`.
-        num_cpus: CPUs that a piece holds on a cluster.
         name: Of a piece's task, as Ray shows it.
 
     Raises:
@@ -75,7 +97,7 @@ def run_pieces(
     missing = [(number, piece) for number, piece in enumerate(pieces) if number not in finished]
     if finished:
         console.print(f"{len(finished)} of {len(pieces)} pieces are finished already ({arguments.work})", markup=False)
-    connection, calls = _calls(arguments, work, missing, num_cpus=num_cpus, name=name)
+    connection, calls = _calls(arguments, work, missing, name=name)
     said_s = time.monotonic()
     with connection:
         for number, result in calls():
@@ -89,7 +111,7 @@ def run_pieces(
 
 
 def _calls(
-    arguments: argparse.Namespace, work: "Work[Piece]", missing: list[tuple[int, Piece]], *, num_cpus: int, name: str
+    arguments: argparse.Namespace, work: "Work[Piece]", missing: list[tuple[int, Piece]], *, name: str
 ) -> tuple[AbstractContextManager[None], Callable[[], Iterable[tuple[int, Result]]]]:
     def here() -> Iterator[tuple[int, Result]]:
         return map(work, missing)
@@ -101,7 +123,12 @@ def _calls(
 
     num_gpus = 1.0 if arguments.device.startswith("cuda") else 0.0
     calls: HandingOut[tuple[int, Piece], tuple[int, Result]] = HandingOut(
-        work, name=name, what="a piece", num_cpus=num_cpus, num_gpus=num_gpus
+        work,
+        name=name,
+        what="a piece",
+        num_cpus=num_threads(arguments, here=1),
+        num_gpus=num_gpus,
+        wait_for_nodes_s=arguments.wait_for_nodes_s,
     )
     return connected_to_ray(), lambda: calls(missing)
 

@@ -93,7 +93,7 @@ def _transcribe_pieces(
         "hotwords": hotwords,
     }
     pieces = [places[start : start + FILES_AT_ONCE] for start in range(0, len(places), FILES_AT_ONCE)]
-    results = run_pieces(arguments, work, pieces, job=job, num_cpus=arguments.threads, name="transcribe-piece")
+    results = run_pieces(arguments, work, pieces, job=job, name="transcribe-piece")
     rows = [row for result in results for row in result["files"]]
     return [row | {"file": file} for row, file in zip(rows, files, strict=True)]
 
@@ -126,14 +126,13 @@ def main() -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help="audio files, local or s3://")
     parser.add_argument("--list", metavar="FILE", help="a text file, local or s3://, with an audio file in each line")
     parser.add_argument("--output", metavar="FILE", help="write a line of JSON per file there, in their order")
-    parser.add_argument("--threads", type=int, default=1, help="on a cluster: CPUs of 64 files (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="default fp32")
     parser.add_argument(
         "--hotword", action="append", default=[], metavar="PHRASE=WEIGHT", help="make it more likely; may be repeated"
     )
     parser.add_argument("--num-best", type=int, default=1, metavar="N", help="also give the N best (default 1)")
-    add_piece_options(parser)
+    add_piece_options(parser, threads="unused in this process")
     add_decoding_options(parser)
     run_job(partial(_transcribe, parser.parse_args()))
 

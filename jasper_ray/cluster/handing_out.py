@@ -1,9 +1,11 @@
 """Work handed out to all nodes as Ray tasks: how many at a time, what survives, which errors come back as they were."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayTaskError
 
 from jasper_ray.errors import CapacityError, JasperRayError
@@ -13,6 +15,7 @@ Result = TypeVar("Result")
 
 TASKS_PER_ROOM = 2
 """Tasks handed out ahead of time, so that no core waits for the driver."""
+POLL_S = 1.0
 MAX_RETRIES = 20
 """Deaths of workers and nodes that one task survives; errors of its own are not tried again."""
 
@@ -27,13 +30,22 @@ class HandingOut(Generic[Item, Result]):
         what: The same in a sentence, with its article: `a shard`.
         num_cpus: CPUs that a call holds.
         num_gpus: GPUs that a call holds.
+        wait_for_nodes_s: How long to wait for an autoscaler to add the first node that can hold a call.
     """
 
     def __init__(
-        self, function: Callable[[Item], Result], *, name: str, what: str, num_cpus: float = 1.0, num_gpus: float = 0.0
+        self,
+        function: Callable[[Item], Result],
+        *,
+        name: str,
+        what: str,
+        num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
+        wait_for_nodes_s: float = 0.0,
     ) -> None:
         self._needs = {"CPU": num_cpus, **({"GPU": num_gpus} if num_gpus else {})}
         self._what = what
+        self._wait_for_nodes_s = wait_for_nodes_s
         self._function = function
         # GPUs by `options`: in `ray.remote` they would end a process after each task, and its model with it.
         self._call = ray.remote(_call).options(name=name, max_retries=MAX_RETRIES, num_cpus=num_cpus, num_gpus=num_gpus)
@@ -59,14 +71,29 @@ class HandingOut(Generic[Item, Result]):
                 ray.cancel(reference, force=True)
 
     def _require_room(self) -> None:
+        missing = self._missing_room()
+        if not missing:
+            return
+        deadline_s = time.monotonic() + self._wait_for_nodes_s
+        # An autoscaler adds nodes for what somebody asks for, and so far nobody has.
+        request_resources(bundles=[self._needs])
+        try:
+            while missing:
+                if time.monotonic() >= deadline_s:
+                    raise CapacityError(missing)
+                time.sleep(POLL_S)
+                missing = self._missing_room()
+        finally:
+            request_resources(bundles=[])
+
+    def _missing_room(self) -> str:
+        """What a call asks for that no node has; empty if one has it."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if any(self._fitting(node) >= 1 for node in nodes):
-            return
+            return ""
         asked = " and ".join(f"{amount:g} {kind}s" for kind, amount in self._needs.items())
         have = ", ".join(" and ".join(f"{node.get(kind, 0):g}" for kind in self._needs) for node in nodes) or "none"
-        raise CapacityError(
-            f"{self._what} asks for {asked}, the cluster's nodes have {have}. Ask for fewer threads, or add nodes"
-        )
+        return f"{self._what} asks for {asked}, the cluster's nodes have {have}. Ask for fewer threads, or add nodes"
 
     def _fitting(self, resources: dict[str, float]) -> float:
         return min(resources.get(kind, 0) / amount for kind, amount in self._needs.items())

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,13 @@ def test_a_piece_that_no_node_can_hold_is_refused_with_what_the_nodes_have(clust
     work = HandingOut(abs, name="x", what="a piece", num_cpus=1, num_gpus=1)
     with pytest.raises(CapacityError, match="a piece asks for 1 CPUs and 1 GPUs, the cluster's nodes have 1 and 0, 1"):
         list(work([1]))
+
+
+def test_a_node_that_an_autoscaler_adds_is_waited_for(cluster: Cluster) -> None:
+    work = HandingOut(abs, name="x", what="a piece", num_cpus=1, num_gpus=1, wait_for_nodes_s=60)
+    with ThreadPoolExecutor(1) as pool:
+        results = pool.submit(lambda: list(work([-3])))
+        time.sleep(2)
+        assert not results.done()
+        cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80_000_000)
+        assert results.result(timeout=60) == [3]

@@ -1,5 +1,6 @@
 """Evaluation and transcription in pieces, in this process; `tests/cluster/test_piece_jobs.py` has them on two nodes."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from random_bundle import save_random_bundle
 from tones import prepare_tones
 
 from jobs import evaluate, transcribe
+from jobs.pieces import num_threads
 
 NUM_UTTERANCES = 70
 """More than one piece of files."""
@@ -105,3 +107,15 @@ def test_a_hot_word_that_cannot_be_written_is_refused_in_pieces_too(run: Job, wo
     for where in ([], ["--work", tmp_path / "work"]):
         refused = run(transcribe.main, world / "bundle", file, *search, *where)
         assert "xyz" in refused["error"]
+
+
+@pytest.mark.parametrize(
+    ("given", "on", "expected"), [(None, "here", 2), (None, "cluster", 1), (4, "here", 4), (4, "cluster", 4)]
+)
+def test_a_piece_on_a_cluster_holds_one_cpu_unless_told_otherwise(given: int | None, on: str, expected: int) -> None:
+    assert num_threads(argparse.Namespace(threads=given, on=on), here=2) == expected
+
+
+def test_no_threads_at_all_are_refused(run: Job, world: Path) -> None:
+    refused = run(evaluate.main, world / "bundle", world / "evaluation", "--threads", 0)
+    assert refused["error"] == "error: --threads must be at least 1, got 0"
