@@ -1,21 +1,19 @@
 """Work handed out to all nodes as Ray tasks: how many at a time, what survives, which errors come back as they were."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayTaskError
 
-from jasper_ray.errors import CapacityError, JasperRayError
+from jasper_ray.cluster.room import wait_for_room
+from jasper_ray.errors import JasperRayError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 TASKS_PER_ROOM = 2
 """Tasks handed out ahead of time, so that no core waits for the driver."""
-POLL_S = 1.0
 MAX_RETRIES = 20
 """Deaths of workers and nodes that one task survives; errors of its own are not tried again."""
 
@@ -57,7 +55,7 @@ class HandingOut(Generic[Item, Result]):
             CapacityError: No node has what a call holds.
             JasperRayError: A call's own error, as it was raised; calls under way are given up.
         """
-        self._require_room()
+        wait_for_room(self._missing_room, wait_s=self._wait_for_nodes_s, bundles=[self._needs])
         pending: list[ray.ObjectRef] = []
         try:
             for item in items:
@@ -70,27 +68,11 @@ class HandingOut(Generic[Item, Result]):
             for reference in pending:
                 ray.cancel(reference, force=True)
 
-    def _require_room(self) -> None:
-        missing = self._missing_room()
-        if not missing:
-            return
-        deadline_s = time.monotonic() + self._wait_for_nodes_s
-        # An autoscaler adds nodes for what somebody asks for, and so far nobody has.
-        request_resources(bundles=[self._needs])
-        try:
-            while missing:
-                if time.monotonic() >= deadline_s:
-                    raise CapacityError(missing)
-                time.sleep(POLL_S)
-                missing = self._missing_room()
-        finally:
-            request_resources(bundles=[])
-
-    def _missing_room(self) -> str:
-        """What a call asks for that no node has; empty if one has it."""
+    def _missing_room(self) -> str | None:
+        """What a call asks for that no node has; None if one has it."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if any(self._fitting(node) >= 1 for node in nodes):
-            return ""
+            return None
         asked = " and ".join(f"{amount:g} {kind}s" for kind, amount in self._needs.items())
         have = ", ".join(" and ".join(f"{node.get(kind, 0):g}" for kind in self._needs) for node in nodes) or "none"
         return f"{self._what} asks for {asked}, the cluster's nodes have {have}. Ask for fewer threads, or add nodes"

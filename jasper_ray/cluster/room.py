@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable, Mapping
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -18,21 +19,39 @@ def require_capacity(config: ClusterConfig) -> None:
     Raises:
         CapacityError: Says what was asked for, what each node has, and what to do.
     """
-    deadline_s = time.monotonic() + config.wait_for_nodes_s
-    missing = missing_room(config)
+    wait_for_room(
+        lambda: missing_room(config),
+        wait_s=config.wait_for_nodes_s,
+        bundles=[worker_resources(config)] * config.min_workers,
+    )
+
+
+def wait_for_room(missing_room: Callable[[], str | None], *, wait_s: float, bundles: list[Mapping[str, float]]) -> None:
+    """Until nothing is missing any more.
+
+    Args:
+        missing_room: What is missing, in words; None if nothing is.
+        wait_s: How long to wait for an autoscaler; 0 does not wait.
+        bundles: What it is asked for, in Ray's names.
+
+    Raises:
+        CapacityError: It is still missing.
+    """
+    deadline_s = time.monotonic() + wait_s
+    missing = missing_room()
     if missing is None:
         return
     # An autoscaler adds nodes for what somebody asks for, and so far nobody has.
-    if config.wait_for_nodes_s > 0:
-        request_resources(bundles=[worker_resources(config)] * config.min_workers)
+    if wait_s > 0:
+        request_resources(bundles=bundles)
     try:
         while missing is not None:
             if time.monotonic() >= deadline_s:
                 raise CapacityError(missing)
             time.sleep(POLL_S)
-            missing = missing_room(config)
+            missing = missing_room()
     finally:
-        if config.wait_for_nodes_s > 0:
+        if wait_s > 0:
             request_resources(bundles=[])
 
 
