@@ -132,6 +132,7 @@ def _evaluate_pieces(
         "bundle": state_of(arguments.bundle, CONFIG_FILE, WEIGHTS_FILE),
         "plain_weights": arguments.plain_weights,
         "dataset": manifest.fingerprint,
+        "loader": arguments.loader,
         "piece_seconds": arguments.piece_seconds,
         "decoding": decoding.model_dump(),
         "with_words": work.with_words,

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from jasper_ray.config.decoding import DecodingConfig
+from jasper_ray.decoding.confidence import read_calibrations
 from jasper_ray.errors import ConfigError, DataError
 from jasper_ray.inference.files import FILES_AT_ONCE, TranscriptionWork, build_search, transcribe_files
 from jasper_ray.inference.transcriber import Transcriber
@@ -48,14 +49,9 @@ def _transcribe(arguments: argparse.Namespace) -> Mapping[str, Any]:
             f"{len(failed)} of {len(rows)} files have no transcript, first {failed[0]['file']}: {failed[0]['error']}"
         )
     figures = {"audio_s": sum(row["duration_s"] for row in rows), "seconds": time.monotonic() - started_s}
-    return (
-        {"output": arguments.output, "files": len(rows), **figures}
-        if arguments.output
-        else {
-            "transcripts": rows,
-            **figures,
-        }
-    )
+    if arguments.output:
+        return {"output": arguments.output, "files": len(rows), **figures}
+    return {"transcripts": rows, **figures}
 
 
 def _transcribe_here(
@@ -87,6 +83,7 @@ def _transcribe_pieces(
         "job": "transcribe",
         "bundle": state_of(arguments.bundle, CONFIG_FILE, WEIGHTS_FILE),
         "files": hashlib.sha256("\n".join(places).encode()).hexdigest(),
+        "calibration": repr(read_calibrations(arguments.bundle)),
         "decoding": config.model_dump(),
         "precision": arguments.precision,
         "num_best": arguments.num_best,

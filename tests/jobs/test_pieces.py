@@ -71,6 +71,8 @@ def test_an_evaluation_goes_on_from_the_pieces_that_are_finished(run: Job, world
 
     refused = run(evaluate.main, *what, *options, "--decoding", "method=beam", "--decoding", "lexicon=false")
     assert "holds results of other work: decoding" in refused["error"]
+    refused = run(evaluate.main, *what, *options, "--loader", "dali")
+    assert "holds results of other work: loader was 'torch' and is 'dali' now" in refused["error"]
     save_random_bundle(tmp_path / "other")
     refused = run(evaluate.main, tmp_path / "other", world / "evaluation", *options)
     assert "holds results of other work: bundle" in refused["error"]
