@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import ray
+from local_nodes import local_nodes
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 from ray.util import placement_group_table
 from tones import prepare_tones, tone_config
 
-from jasper_ray.cluster.trainer import run_training
+from jasper_ray.cluster.trainer import NOTICES_VARIABLE, run_training
 from jasper_ray.training.report import read_log
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -24,16 +25,9 @@ NOTICE_S = 20.0
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head that holds no worker, and three nodes of which two are needed."""
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
-    head = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(3):
-        cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-    ray.init(address=cluster.address, logging_level="WARNING")
-    try:
+    monkeypatch.setenv(NOTICES_VARIABLE, "1")  # a local cluster of an earlier test has switched it off
+    with local_nodes(3, head_cpus=0) as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 class Events:

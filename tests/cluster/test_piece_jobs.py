@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
+from local_nodes import NODE, local_nodes
 from processes import command_line, descendants
 from random_bundle import save_random_bundle
 from ray.cluster_utils import Cluster
@@ -30,17 +30,8 @@ NUM_UTTERANCES = 100
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False},
-    )
-    cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-    ray.init(address=cluster.address, logging_level="WARNING")
-    try:
+    with local_nodes(1, head_cpus=1) as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +90,7 @@ def kill_a_worker() -> None:
 
 
 def test_a_worker_and_a_node_that_die_cost_nothing_but_time(cluster: Cluster, world: Path, tmp_path: Path) -> None:
-    lost = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    lost = cluster.add_node(**NODE)
     killers = [
         when_pieces_are_done(tmp_path / "work", 5, kill_a_worker),
         when_pieces_are_done(tmp_path / "work", 20, lambda: cluster.remove_node(lost, allow_graceful=False)),
@@ -143,5 +134,5 @@ def test_a_node_that_an_autoscaler_adds_is_waited_for(cluster: Cluster) -> None:
         results = pool.submit(lambda: list(work([-3])))
         time.sleep(2)
         assert not results.done()
-        cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80_000_000)
+        cluster.add_node(num_gpus=1, **NODE)
         assert results.result(timeout=60) == [3]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import soundfile
+from local_nodes import NODE, local_nodes
 from processes import command_line, descendants
 from ray.cluster_utils import Cluster
 
@@ -32,17 +32,8 @@ CONFIG = PreparationConfig(shard_mb=10.0, speeds=(0.9, 1.1))
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False},
-    )
-    cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-    ray.init(address=cluster.address, logging_level="WARNING")
-    try:
+    with local_nodes(1, head_cpus=1) as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +121,7 @@ def test_a_driver_that_is_killed_leaves_what_the_next_run_goes_on_from(
 def test_a_node_that_is_lost_costs_only_the_shard_it_was_at(
     cluster: Cluster, corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path, count: int
 ) -> None:
-    lost = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    lost = cluster.add_node(**NODE)
     killer = when_shards_are_done(tmp_path, count, lambda: cluster.remove_node(lost, allow_graceful=False))
     report = prepare(corpus, tmp_path)
     killer.join(timeout=300)
