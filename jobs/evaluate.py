@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from jasper_ray.config.data import DatasetConfig, LoaderConfig
 from jasper_ray.config.decoding import DecodingConfig
 from jasper_ray.data.manifest import Manifest
+from jasper_ray.data.plan import plan_evaluation
 from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.decoding.confidence import read_calibrations
 from jasper_ray.decoding.decoder import build_decoder
@@ -23,6 +25,7 @@ from jasper_ray.storage import object_store
 from jasper_ray.training.assembly import read_datasets
 from jasper_ray.training.evaluate import Evaluation
 from jasper_ray.training.evaluation_pieces import EvaluationWork, alone, cut_by_shard, evaluate_bundle, joined
+from jasper_ray.training.latencies import latency_figures
 from jobs.decoding import add_decoding_options, read_decoding
 from jobs.entry import run_job
 from jobs.pieces import add_piece_options, in_pieces, num_threads, run_pieces, state_of
@@ -49,7 +52,14 @@ def main() -> None:
     parser.add_argument(
         "--batch-seconds", type=float, default=160.0, help="padded seconds of audio in a batch (default 160)"
     )
+    parser.add_argument("--steps", type=int, help="evaluate only the first batches, which hold the longest utterances")
+    parser.add_argument(
+        "--warmup-steps", type=int, default=0, help="leave the first batches out of the latencies (default 0)"
+    )
     parser.add_argument("--predictions", metavar="FILE", help="write id, reference and hypothesis as JSON lines")
+    parser.add_argument(
+        "--log-probs", metavar="FOLDER", help="write the model's log-probabilities as Parquet, a file per piece"
+    )
     parser.add_argument("--report", metavar="FOLDER", help="write report.html and report.json: what went wrong, where")
     parser.add_argument(
         "--compare", metavar="FILE", help="with --report: --predictions of another bundle, to tell which is better"
@@ -67,13 +77,21 @@ def main() -> None:
 def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
     if (arguments.compare or arguments.audio) and not arguments.report:
         raise ConfigError("--compare and --audio need --report FOLDER: they are parts of the report")
+    if arguments.warmup_steps < 0:
+        raise ConfigError(f"--warmup-steps must be 0 or more, got {arguments.warmup_steps}")
     started_s = time.monotonic()
     paths: Sequence[str] = arguments.datasets
     manifest = read_datasets([DatasetConfig(path=path) for path in paths], key="DATASET")
+    if arguments.steps is not None:
+        manifest = first_batches(manifest, arguments.steps, seconds_per_batch=arguments.batch_seconds)
     decoding = read_decoding(arguments)
-    measure = _evaluate_pieces if in_pieces(arguments) else _evaluate_here
+    measure = _evaluate_pieces if in_pieces(arguments) or arguments.log_probs else _evaluate_here
     evaluation, words = measure(arguments, manifest, decoding)
-    figures: dict[str, Any] = {"bundle": arguments.bundle, **evaluation.figures()}
+    figures: dict[str, Any] = {
+        "bundle": arguments.bundle,
+        **evaluation.figures(),
+        "latency_s": latency_figures(evaluation.batch_seconds[arguments.warmup_steps :]),
+    }
     if arguments.report:
         report = write_report(
             arguments.report,
@@ -89,6 +107,18 @@ def _evaluate(arguments: argparse.Namespace) -> Mapping[str, Any]:
     if arguments.predictions:
         write_predictions(arguments.predictions, manifest, evaluation)
     return {**figures, "seconds": time.monotonic() - started_s}
+
+
+def first_batches(manifest: Manifest, steps: int, *, seconds_per_batch: float) -> Manifest:
+    """The utterances of the first batches that an evaluation makes of a manifest, in its order.
+
+    Raises:
+        ConfigError: `steps` is below 1.
+    """
+    if steps < 1:
+        raise ConfigError(f"--steps must be at least 1, got {steps}")
+    batches = plan_evaluation(manifest.durations_s, seconds_per_batch=seconds_per_batch)
+    return manifest.select(np.sort(np.concatenate(batches[:steps])))
 
 
 def _evaluate_here(
@@ -125,6 +155,7 @@ def _evaluate_pieces(
         plain_weights=arguments.plain_weights,
         seconds_per_batch=arguments.batch_seconds,
         with_words=bool(arguments.report),
+        log_probs=object_store.absolute(arguments.log_probs) if arguments.log_probs else None,
     )
     rows = cut_by_shard(manifest, seconds=arguments.piece_seconds)
     job = {
@@ -136,6 +167,7 @@ def _evaluate_pieces(
         "piece_seconds": arguments.piece_seconds,
         "decoding": decoding.model_dump(),
         "with_words": work.with_words,
+        "log_probs": work.log_probs,
     }
     pieces = [alone(manifest, part) for part in rows]
     results = run_pieces(arguments, work, pieces, job=job, name="evaluate-piece")

@@ -1,7 +1,7 @@
 """An evaluation in pieces: each is a dataset of its own, and their counts add up to the figures of the whole."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.decoding.decoder import TextDecoder, build_decoder
 from jasper_ray.decoding.words import WordKeeper
 from jasper_ray.model.bundle import Bundle, load_bundle
+from jasper_ray.storage import object_store
 from jasper_ray.storage.shard_cache import ShardCache
 from jasper_ray.text.wer import ErrorCounts
-from jasper_ray.training.evaluate import Evaluation, evaluate
+from jasper_ray.training.evaluate import Evaluation, Observer, evaluate
+from jasper_ray.training.latencies import BatchSeconds
+from jasper_ray.training.log_probs_file import LogProbsTable
 from jasper_ray.training.world import World
 
 
@@ -38,17 +41,20 @@ class EvaluationWork:
     seconds_per_batch: float = 160.0
     with_words: bool = False
     """Whether words have times and confidences in the results."""
+    log_probs: str | None = None
+    """Folder for a file of log-probabilities per piece, `piece-NUMBER.parquet`; local or on a store."""
 
     def __call__(self, piece: tuple[int, Manifest]) -> tuple[int, dict[str, Any]]:
         """Number and result of a piece; the model of a process's last call is kept for the next.
 
         The result, as JSON: `transcripts` and `words` in the piece's order, `errors` (word edits, words, character
-        edits, characters), `loss` (mean), `num_feasible`.
+        edits, characters), `loss` (mean), `num_feasible`, `batch_seconds`.
         """
         number, manifest = piece
         bundle, decoder = _recogniser(self)
         frame_s = bundle.config.features.hop_s * bundle.config.model.total_stride
         keeper = WordKeeper(decoder, bundle.alphabet, frame_s=frame_s)
+        table = LogProbsTable([*bundle.alphabet.labels, ""], frame_s)
         found = evaluate_bundle(
             bundle,
             manifest,
@@ -56,7 +62,10 @@ class EvaluationWork:
             device=torch.device(self.device),
             seconds_per_batch=self.seconds_per_batch,
             decoder=keeper if self.with_words else decoder,
+            observe=table.observer(manifest.ids) if self.log_probs else None,
         )
+        if self.log_probs:
+            table.write(object_store.join(self.log_probs, f"piece-{number:06d}.parquet"))
         words = dict(zip(found.transcripts, keeper.words, strict=True)) if self.with_words else {}
         errors = found.errors
         return number, {
@@ -65,6 +74,7 @@ class EvaluationWork:
             "errors": [errors.word_edits, errors.words, errors.character_edits, errors.characters],
             "loss": found.loss if found.num_infeasible < len(manifest) else 0.0,
             "num_feasible": len(manifest) - found.num_infeasible,
+            "batch_seconds": [list(astuple(seconds)) for seconds in found.batch_seconds],
         }
 
 
@@ -83,8 +93,9 @@ def evaluate_bundle(
     device: torch.device,
     seconds_per_batch: float,
     decoder: TextDecoder | None = None,
+    observe: Observer | None = None,
 ) -> Evaluation:
-    """Decode every utterance of a manifest with a bundle's deployed weights, greedily by default."""
+    """Decode every utterance of a manifest with a bundle's deployed weights, greedily by default; see `evaluate`."""
     data = DataConfig()
     cache = ShardCache(Path(data.cache_dir).expanduser(), int(data.cache_max_gb * 1e9))
     source = UtteranceSource(manifest, bundle.alphabet, bundle.config.features, None, 0, cache)
@@ -98,6 +109,7 @@ def evaluate_bundle(
             alphabet=bundle.alphabet,
             world=World(device=device),
             decoder=decoder,
+            observe=observe,
         )
     finally:
         features.close()
@@ -146,6 +158,7 @@ def joined(
     errors, loss_sum, num_feasible = ErrorCounts(), 0.0, 0
     transcripts: dict[int, str] = {}
     words: dict[int, list[WordSpan]] = {}
+    batch_seconds: list[BatchSeconds] = []
     for rows, result in zip(pieces, results, strict=True):
         transcripts |= dict(zip(rows.tolist(), result["transcripts"], strict=True))
         if result["words"]:
@@ -154,12 +167,14 @@ def joined(
         errors += ErrorCounts(*result["errors"])
         loss_sum += result["loss"] * result["num_feasible"]
         num_feasible += result["num_feasible"]
+        batch_seconds += [BatchSeconds(*seconds) for seconds in result["batch_seconds"]]
     evaluation = Evaluation(
         errors=errors,
         loss=loss_sum / num_feasible if num_feasible else float("inf"),
         num_utterances=len(transcripts),
         num_infeasible=len(transcripts) - num_feasible,
         transcripts={row: transcripts[row] for row in sorted(transcripts)},
+        batch_seconds=batch_seconds,
     )
     return evaluation, [words[row] for row in sorted(words)]
 

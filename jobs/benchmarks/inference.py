@@ -25,8 +25,8 @@ from jasper_ray.inference.engine import DTYPES, Engine, Method, Precision
 from jasper_ray.inference.folded import fold
 from jasper_ray.model.bundle import Bundle, BundleConfig, build_model, load_bundle
 from jasper_ray.text.alphabet import Alphabet
+from jasper_ray.training.latencies import percentiles
 from jobs.benchmarks.calls import num_calls
-from jobs.benchmarks.training import percentiles
 
 YARDSTICK = "yardstick, eager fp32"
 Batch = tuple[Tensor, Tensor]

@@ -32,6 +32,7 @@ from jasper_ray.model.jasper import Jasper
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.training.ema import WeightAverage
 from jasper_ray.training.figures import PendingStep, read_steps
+from jasper_ray.training.latencies import percentiles
 from jasper_ray.training.optimizers import build_optimizer
 from jasper_ray.training.step import TrainStep
 from jasper_ray.training.world import World
@@ -124,12 +125,6 @@ def _describe(case: Case, measured: Mapping[str, Any], num_devices: int) -> dict
         "device_idle": measured["device_idle"],
         "peak_memory_gb": measured["peak_memory_gb"],
     }
-
-
-def percentiles(values: list[float]) -> dict[str, float]:
-    """The median and what 90, 95 and 99 of a hundred values do not exceed."""
-    ordered = sorted(values)
-    return {f"p{share}": ordered[max(0, -(-len(ordered) * share // 100) - 1)] for share in (50, 90, 95, 99)}
 
 
 def _on_devices(case: Case, benchmark: TrainingBenchmark, num_devices: int) -> Mapping[str, Any]:

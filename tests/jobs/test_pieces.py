@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from random_bundle import save_random_bundle
 from tones import prepare_tones
 
+from jasper_ray.decoding.decoder import GreedyDecoder
+from jasper_ray.model.bundle import load_bundle
+from jasper_ray.training.log_probs_file import read_log_probs
 from jobs import evaluate, transcribe
 from jobs.pieces import num_threads
 
@@ -78,6 +82,34 @@ def test_an_evaluation_goes_on_from_the_pieces_that_are_finished(run: Job, world
     assert "holds results of other work: bundle" in refused["error"]
     report = run(evaluate.main, *what, "--work", tmp_path / "r", "--report", tmp_path / "report", "--threads", 1)
     assert (tmp_path / "report" / "report.html").exists() and report["wer"] == whole["wer"]
+
+
+def test_log_probabilities_are_written_and_give_the_transcripts(run: Job, world: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(world / "bundle")
+    options = ["--threads", 1, "--predictions", tmp_path / "out.jsonl", "--log-probs", tmp_path / "log-probs"]
+    found = run(evaluate.main, world / "bundle", world / "evaluation", *options, "--piece-seconds", 20)
+    files = sorted((tmp_path / "log-probs").iterdir())
+    assert len(files) > 1 and found["latency_s"]["batches"] == len(files)
+    rows = {name: row for file in files for name, row in read_log_probs(str(file)).items()}
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in written} == set(rows)
+    for row in written:
+        frames = torch.from_numpy(rows[row["id"]].copy())[None]
+        lengths = torch.tensor([frames.shape[1]])
+        assert GreedyDecoder(bundle.alphabet).texts(frames, lengths) == [row["hypothesis"]]
+
+
+def test_only_the_first_batches_are_evaluated_if_told_so(run: Job, world: Path, tmp_path: Path) -> None:
+    what = [world / "bundle", world / "evaluation", "--threads", 1, "--batch-seconds", 10]
+    whole = run(evaluate.main, *what, "--predictions", tmp_path / "whole.jsonl")
+    assert set(whole["latency_s"]) == {"batches", "data", "model", "decoding", "total"}
+    assert 0 < whole["latency_s"]["model"]["p50"] <= whole["latency_s"]["model"]["p99"]
+    two = run(evaluate.main, *what, "--steps", 2, "--warmup-steps", 1, "--predictions", tmp_path / "two.jsonl")
+    assert whole["latency_s"]["batches"] > 2 and two["latency_s"]["batches"] == 1
+    lines = [(tmp_path / name).read_text().splitlines() for name in ("whole.jsonl", "two.jsonl")]
+    assert 0 < len(lines[1]) < len(lines[0]) == NUM_UTTERANCES and set(lines[1]) < set(lines[0])
+    assert run(evaluate.main, *what, "--steps", 0)["error"] == "error: --steps must be at least 1, got 0"
+    assert run(evaluate.main, *what, "--warmup-steps", -1)["error"] == "error: --warmup-steps must be 0 or more, got -1"
 
 
 def test_files_of_a_list_are_transcribed_in_pieces_and_in_their_order(run: Job, world: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from jobs.benchmarks.training import (
     cases_of,
     make_case_batch,
     measure_training,
-    percentiles,
 )
 from jobs.benchmarks.yardstick_step import LAYER_ERRORS, YARDSTICK, measure_beside_yardstick, measure_layer
 
@@ -49,12 +48,6 @@ def test_a_separable_blocks_products_are_those_of_its_two_convolutions() -> None
         model = Jasper(config, num_mels=64, num_labels=29)
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Conv1d))
     assert flops == pytest.approx(2 * weights * 50, rel=1e-3)
-
-
-def test_percentiles_are_values_that_occurred() -> None:
-    values = [float(value) for value in range(100, 0, -1)]
-    assert percentiles(values) == {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
-    assert percentiles([3.0]) == {"p50": 3.0, "p90": 3.0, "p95": 3.0, "p99": 3.0}
 
 
 def test_the_command_line_gives_every_combination_in_a_fixed_order() -> None:
