@@ -5,9 +5,11 @@ Everything runs on this machine and asks 127.0.0.1 only; every phase has an end.
 
 import asyncio
 import io
+import json
 import os
 import signal
 import statistics
+import struct
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +21,7 @@ from typing import Any
 import httpx
 import numpy as np
 import soundfile
+import torch
 from ray import serve
 from ray.serve.config import HTTPOptions
 
@@ -30,6 +33,8 @@ from serve.app import DEPLOYMENT, ServeArgs, build
 RATE_HZ = 16000
 TIMEOUT_S = 120.0
 RETRIES = 5
+MODEL = "jasper"
+TOGETHER_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class LoadBenchmark:
     concurrency: int = 16
     max_queue: int = 64
     request_timeout_s: float = 20.0
+    together: int = 8
+    """Utterances in one request of the KServe API."""
 
 
 @dataclass
@@ -78,7 +85,7 @@ class Load:
         """Ask; as OpenAI's clients do, again after 429 and 5xx."""
         started = time.perf_counter()
         for attempt in range(retries + 1):
-            files, data = {"file": ("a.wav", self._content)}, {"model": "jasper"}
+            files, data = {"file": ("a.wav", self._content)}, {"model": MODEL}
             try:
                 reply = await self._client.post(f"{self._url}/v1/audio/transcriptions", files=files, data=data)
                 status = str(reply.status_code)
@@ -111,6 +118,21 @@ class Load:
         await asyncio.gather(*tasks)
         return tally
 
+    async def together(self, seconds: float, utterances: int) -> float:
+        """Utterances per second in requests of several, two requests under way."""
+        body, headers = _infer_request([self._content] * utterances)
+        answered, began = 0, time.perf_counter()
+
+        async def client() -> None:
+            nonlocal answered
+            while time.perf_counter() - began < seconds:
+                reply = await self._client.post(f"{self._url}/v2/models/{MODEL}/infer", content=body, headers=headers)
+                reply.raise_for_status()
+                answered += utterances
+
+        await asyncio.gather(client(), client())
+        return answered / (time.perf_counter() - began)
+
     async def close(self) -> None:
         """End the connections."""
         await self._client.aclose()
@@ -119,17 +141,21 @@ class Load:
 def measure_load(benchmark: LoadBenchmark) -> Mapping[str, Any]:
     """All phases, one after the other, on a cluster of its own."""
     port, name = free_port("127.0.0.1", 0), f"load-{os.getpid()}"
-    engine_ms = _engine_ms(benchmark)
+    torch.set_num_threads(1)  # as in a replica of half a CPU
+    engine = Transcriber.from_bundle(benchmark.bundle)
+    engine_ms = _engine_ms(engine, benchmark, 1)
     with connected_to_ray():
         serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config=QUIET)
         try:
             _deploy(benchmark, name, replicas=1)
-            phases = asyncio.run(_one_replica(benchmark, f"http://127.0.0.1:{port}", name, engine_ms))
+            url = f"http://127.0.0.1:{port}"
+            together = asyncio.run(_together(benchmark, url, engine))
+            phases = asyncio.run(_one_replica(benchmark, url, name, engine_ms))
             _deploy(benchmark, name, replicas=2)
-            faults = asyncio.run(_two_replicas(benchmark, f"http://127.0.0.1:{port}", name))
+            faults = asyncio.run(_two_replicas(benchmark, url, name))
         finally:
             serve.shutdown()
-    return {"audio_s": benchmark.audio_s, "engine_ms": round(engine_ms, 1), **phases, **faults}
+    return {"audio_s": benchmark.audio_s, "engine_ms": round(engine_ms, 1), **together, **phases, **faults}
 
 
 def _deploy(
@@ -145,6 +171,26 @@ def _deploy(
         max_duration_s=version,  # a constructor argument: another value is another version, and a rolling update
     )
     serve.run(build(args), name=name, route_prefix="/", logging_config=QUIET)
+
+
+async def _together(benchmark: LoadBenchmark, url: str, engine: Transcriber) -> dict[str, Any]:
+    """Requests of several utterances beside the bare engine with batches of as many, in turn."""
+    load = Load(url, _wav(benchmark.audio_s))
+    rates, bare = [], []
+    try:
+        await load.together(3, benchmark.together)  # warm
+        for _ in range(TOGETHER_ROUNDS):
+            bare.append(1000 * benchmark.together / _engine_ms(engine, benchmark, benchmark.together))
+            rates.append(await load.together(benchmark.phase_s / 2, benchmark.together))
+    finally:
+        await load.close()
+    share = statistics.median(rate / engine for rate, engine in zip(rates, bare, strict=True))
+    return {
+        "utterances_per_request": benchmark.together,
+        "utterances_per_s": round(statistics.median(rates), 1),
+        "engine_utterances_per_s": round(statistics.median(bare), 1),
+        "together_share_of_engine": round(share, 3),
+    }
 
 
 async def _one_replica(benchmark: LoadBenchmark, url: str, name: str, engine_ms: float) -> dict[str, Any]:
@@ -258,13 +304,21 @@ def _wav(audio_s: float) -> bytes:
     return buffer.getvalue()
 
 
-def _engine_ms(benchmark: LoadBenchmark) -> float:
-    """What the transcriber takes for one such utterance, alone in this process."""
-    transcriber = Transcriber.from_bundle(benchmark.bundle)
+def _engine_ms(engine: Transcriber, benchmark: LoadBenchmark, utterances: int) -> float:
+    """What the transcriber takes for a batch of such utterances, alone in this process."""
     waveform = soundfile.read(io.BytesIO(_wav(benchmark.audio_s)), dtype="float32")[0]
     times = []
     for _ in range(20):
         started = time.perf_counter()
-        transcriber.transcribe([waveform])
+        engine.transcribe([waveform] * utterances)
         times.append(time.perf_counter() - started)
     return statistics.median(times[5:]) * 1000
+
+
+def _infer_request(files: list[bytes]) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a KServe request with files in a binary tensor."""
+    raw = b"".join(struct.pack("<I", len(file)) + file for file in files)
+    parameters = {"binary_data_size": len(raw)}
+    tensor = {"name": "WAV", "shape": [len(files), 1], "datatype": "BYTES", "parameters": parameters}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    return head + raw, {"inference-header-content-length": str(len(head))}
