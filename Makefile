@@ -38,7 +38,7 @@ test-realpeer: setup  ## with what PyPI lacks: apt-get install radosgw ceph-mon 
 test-nodes: setup  ## on machines out of namespaces: root, apt-get install iproute2 iptables openssh-server openssh-client rsync
 	$(BIN)/python -m pytest -m nodes
 
-chaos: setup  ## one training run through every fault beside an undisturbed one, about 10 minutes; needs what test-nodes needs
+chaos: setup  ## one training run through every fault beside an undisturbed one, 20 to 30 minutes; needs what test-nodes needs
 	$(BIN)/python tests/nodes/chaos.py --write docs/benchmarks
 
 nodes-down: setup  ## take away the machines that a killed test left

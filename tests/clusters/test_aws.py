@@ -109,5 +109,6 @@ def _start_workers(number: int) -> list[dict[str, Any]]:
     assert config["available_node_types"]["gpu_spot"]["resources"]["GPU"] == 4
     provider = _get_node_provider(config["provider"], config["cluster_name"])
     tags = {"ray-node-type": "worker", "ray-user-node-type": "gpu_spot", "ray-node-name": "ray-jasper-worker"}
-    provider.create_node(config["available_node_types"]["gpu_spot"]["node_config"], tags, number)
+    for _ in range(number):  # Ray asks for 1 to `count` machines, and moto starts the fewest
+        provider.create_node(config["available_node_types"]["gpu_spot"]["node_config"], tags, 1)
     return [machine for machine in machines() if machine["InstanceType"] != "m6i.xlarge"]

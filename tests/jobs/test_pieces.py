@@ -85,7 +85,7 @@ def test_an_evaluation_goes_on_from_the_pieces_that_are_finished(run: Job, world
 
 
 def test_log_probabilities_are_written_and_give_the_transcripts(run: Job, world: Path, tmp_path: Path) -> None:
-    bundle = load_bundle(world / "bundle")
+    bundle = load_bundle(str(world / "bundle"))
     options = ["--threads", 1, "--predictions", tmp_path / "out.jsonl", "--log-probs", tmp_path / "log-probs"]
     found = run(evaluate.main, world / "bundle", world / "evaluation", *options, "--piece-seconds", 20)
     files = sorted((tmp_path / "log-probs").iterdir())

@@ -105,9 +105,7 @@ class Faults:
 
     def add_nodes(self) -> None:
         """Bring back, as new ones, all that are dead or cut off; returns when training has as many workers."""
-        for node in self._cluster.nodes:
-            if not (node.is_up and node.is_connected and node.pids("raylet")):
-                self._cluster.join_again(node)
+        self._cluster.join_missing()
         deadline_s = time.monotonic() + STEP_WAIT_S
         while self._job.starts()[-1].num_workers < len(self._cluster.nodes):
             if time.monotonic() > deadline_s:

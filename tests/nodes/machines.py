@@ -310,7 +310,10 @@ def _clear(number: int) -> None:
             time.sleep(0.1)
         subprocess.run(["ip", "netns", "del", name], check=False)
         shutil.rmtree(ETC / name, ignore_errors=True)
-    subprocess.run(["ip", "link", "del", bridge], check=False, capture_output=True)
+    # A namespace goes some time after `ip netns del`, and only then its cable: the next network would find it there.
+    cables = [path.name for path in Path("/sys/class/net").glob(f"{bridge}v*")]
+    for name in [*cables, bridge]:
+        subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
     shutil.rmtree(ROOT / str(number), ignore_errors=True)
 
 

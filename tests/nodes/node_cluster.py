@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import boto3
 from machines import REPOSITORY, Machine, Machines
 
-GCS_PORT, STORE_PORT = 6379, 8080
+GCS_PORT, STORE_PORT, REDIS_PORT = 6379, 8080, 6380
 KEY = {"AWS_ACCESS_KEY_ID": "test:tester", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 RAY_VARIABLES = {
@@ -176,9 +176,10 @@ class NodesCluster:
     Args:
         machines: At least 3.
         num_nodes: That work, each with one CPU.
+        redis: Whether the cluster's state is in a Redis on the store's machine, and so outlives the head.
     """
 
-    def __init__(self, machines: Machines, num_nodes: int) -> None:
+    def __init__(self, machines: Machines, num_nodes: int, *, redis: bool = False) -> None:
         self.machines = machines
         self.head = machines[1]
         self.store = Store(machines[2])
@@ -186,9 +187,30 @@ class NodesCluster:
         self.store.start()
         self.variables = {**RAY_VARIABLES, **self.store.variables}
         self.address = f"{self.head.address}:{GCS_PORT}"
-        self._ray_start(self.head, ["--head", f"--port={GCS_PORT}", "--num-cpus=0", "--include-dashboard=false"])
+        if redis:
+            self.variables |= self._start_redis()
+        self._start_head()
         for node in self.nodes:  # one by one: Ray gives a node 30 s to start, whatever else the machine does
             self.join(node)
+
+    def _start_redis(self) -> dict[str, str]:
+        address = self.store.machine.address
+        options = ["--bind", address, "--port", str(REDIS_PORT), "--save", "", "--protected-mode", "no"]
+        self.store.machine.start("redis-server", *options, log=self.store.machine.folder / "redis.log")
+        return {
+            "RAY_REDIS_ADDRESS": f"{address}:{REDIS_PORT}",
+            "RAY_external_storage_namespace": "jasper",
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+        }
+
+    def _start_head(self) -> None:
+        self._ray_start(self.head, ["--head", f"--port={GCS_PORT}", "--num-cpus=0", "--include-dashboard=false"])
+
+    def restart_head(self) -> None:
+        """Switch the head on again after its power was cut."""
+        self.head.stop()
+        self.head.boot()
+        self._start_head()
 
     def join(self, node: Machine) -> None:
         """Start Ray on a machine as a node of the cluster."""
@@ -199,6 +221,12 @@ class NodesCluster:
         node.stop()
         node.boot()
         self.join(node)
+
+    def join_missing(self) -> None:
+        """`join_again` for all nodes that are dead or cut off."""
+        for node in self.nodes:
+            if not (node.is_up and node.is_connected and node.pids("raylet")):
+                self.join_again(node)
 
     def _ray_start(self, machine: Machine, options: Sequence[str]) -> None:
         common = [f"--node-ip-address={machine.address}", "--object-store-memory=80000000", "--disable-usage-stats"]
@@ -213,18 +241,20 @@ class NodesCluster:
             else:
                 return
 
-    def submit(self, *arguments: str, variables: Mapping[str, str] | None = None) -> Job:
-        """Run a command on the head, connected to the cluster."""
+    def submit(
+        self, *arguments: str, variables: Mapping[str, str] | None = None, machine: Machine | None = None
+    ) -> Job:
+        """Run a command on a machine, by default the head, connected to the cluster."""
         environment = {**self.variables, "RAY_ADDRESS": self.address, "PYTHONUNBUFFERED": "1", **(variables or {})}
-        command = self.head.command(arguments, environment)
+        command = (machine or self.head).command(arguments, environment)
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         return Job(process)
 
-    def train(self, config: str, *overrides: str) -> Job:
-        """`python -m jobs.train` on the head."""
-        return self.submit(sys.executable, "-m", "jobs.train", config, *overrides)
+    def train(self, config: str, *overrides: str, machine: Machine | None = None) -> Job:
+        """`python -m jobs.train` on a machine, by default the head."""
+        return self.submit(sys.executable, "-m", "jobs.train", config, *overrides, machine=machine)
 
     def node_of(self, name: str) -> Machine:
         """The node with a host name."""
@@ -236,10 +266,10 @@ class NodesCluster:
 
 
 @contextmanager
-def nodes_cluster(num_nodes: int) -> Iterator[NodesCluster]:
+def nodes_cluster(num_nodes: int, *, redis: bool = False) -> Iterator[NodesCluster]:
     """A cluster that is gone, with everything on it, when the block ends; this process can use its store meanwhile."""
     with Machines(2 + num_nodes) as machines:
-        cluster = NodesCluster(machines, num_nodes)
+        cluster = NodesCluster(machines, num_nodes, redis=redis)
         before = {name: os.environ.get(name) for name in cluster.store.variables}
         os.environ.update(cluster.store.variables)
         try:
