@@ -19,6 +19,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from jasper_ray.cluster.events import shown_on
 from jasper_ray.cluster.failures import StopOnOwnErrors, training_error, was_never_placed, worker_error
+from jasper_ray.cluster.lost_nodes import ForgetLostNodes
 from jasper_ray.cluster.preparing import OnTheCluster
 from jasper_ray.cluster.ray_metrics import NoMetrics, RayMetrics
 from jasper_ray.cluster.room import missing_room, require_capacity, worker_resources
@@ -276,6 +277,6 @@ def _build_trainer(config: RunConfig, board: Any) -> TorchTrainer:
                 max_failures=cluster.max_failures,
                 controller_failure_limit=1 if cluster.min_workers == cluster.max_workers else ELASTIC_PLACEMENTS,
             ),
-            callbacks=[StopOnOwnErrors()],
+            callbacks=[StopOnOwnErrors(), ForgetLostNodes()],
         ),
     )
