@@ -31,7 +31,7 @@ def test_a_cluster_is_launched_over_ssh_takes_jobs_only_with_the_token_and_is_en
         with pytest.raises(RuntimeError, match=r"[Aa]uthentication"):
             stranger = ("job", "list", "--address", "http://127.0.0.1:8265")
             laptop.ray(*stranger, variables={"RAY_AUTH_MODE": "disabled"}, timeout_s=120)
-        assert train(laptop) == 8
+        assert train(laptop) == 12
     finally:
         laptop.ray("down", "--yes", str(laptop.file))
     head, *workers = laptop.nodes
@@ -46,7 +46,7 @@ def train(laptop: Laptop) -> int:
     """Submit a training with a worker on each of the two nodes that work; the steps that it made."""
     data = laptop.shared / "data"
     prepare_tones(data)
-    overrides = tones_overrides(str(data), str(data / "run"), "training.epochs=2", WORKERS)
+    overrides = tones_overrides(str(data), str(data / "run"), "training.epochs=3", WORKERS)
     output = laptop.submit("python", "-m", "jobs.train", str(CONFIG_FILE.relative_to(REPOSITORY)), *overrides)
     assert "succeeded" in output
     summary = json.loads(Path(data / "run" / "summary.json").read_text())
