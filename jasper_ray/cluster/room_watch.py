@@ -15,9 +15,9 @@ from jasper_ray.errors import CapacityError
 logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0
-PATIENCE_S = 45.0
+PATIENCE_S = 30.0
 """How long a run may be without room before it is ended, unless `cluster.wait_for_nodes_s` is longer."""
-NUM_ENDINGS, AGAIN_S = 3, 4.0
+NUM_ENDINGS, AGAIN_S = 3, 3.0
 """While it waits for nodes Ray Train's controller (2.60) hears no request to end; its third one ends the driver."""
 
 
