@@ -36,6 +36,20 @@ def speech_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def triton_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Our Triton kernels run on the CPU: slowly, one operation after the other."""
+    # Triton itself is imported before it is told so: a later test may want to compile.
+    pytest.importorskip(
+        "triton", reason="triton is not installed, as without a CUDA build of torch: pip install triton"
+    )
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    kernels = "jasper_ray.model.ctc_kernels"  # interpreted or compiled from the time it is imported
+    monkeypatch.delitem(sys.modules, kernels, raising=False)
+    yield
+    sys.modules.pop(kernels, None)
+
+
 @pytest.fixture(scope="session")
 def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket on a real S3 server (OpenStack Swift) on this machine, reachable through the AWS_ variables."""

@@ -86,6 +86,9 @@ class TrainingConfig(StrictModel):
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the encoder; CTC and log-softmax are always fp32. `tf32`: fp32 whose products a GPU may round to
     10 bits; `fp32` forbids it. `fp16` scales the loss, halving the scale after an overflow."""
+    ctc: Literal["auto", "torch", "triton"] = "auto"
+    """Who computes the CTC loss: torch, or on an NVIDIA GPU our own kernels in Triton, which give equal bits every time
+    and leave all lengths on the GPU. `auto` is torch until ours have been measured on a GPU."""
     freeze_encoder_epochs: int = Field(0, ge=0)
     """Epochs from the start of the run in which only the decoder learns and the encoder, its batch-norm statistics too,
     stays as `init_from` gave it; as many as `epochs` or more: always."""
@@ -249,6 +252,11 @@ class RunConfig(StrictModel):
                 f"training.gradients.static_graph=true needs batching.microbatches_per_step = cluster.num_workers, got "
                 f"{self.batching.microbatches_per_step} and {self.cluster.num_workers}: torch's DDP cannot sum the "
                 "gradients of several micro-batches of a worker with it"
+            )
+        if self.training.ctc == "triton" and not cluster.use_gpu:
+            raise ValueError(
+                "training.ctc=triton needs cluster.use_gpu=true, got false: its kernels run on NVIDIA GPUs only. "
+                "Without one take training.ctc=auto or torch"
             )
         if self.augment.speed_method == "folded" and self.features.flavour != "default":
             raise ValueError(

@@ -13,8 +13,10 @@ from torch.optim import Optimizer
 from jasper_ray.audio.augment import uniform
 from jasper_ray.config.schema import TrainingConfig
 from jasper_ray.data.batch import Batch
+from jasper_ray.errors import ConfigError
 from jasper_ray.model.convolution import forget_spectra
 from jasper_ray.model.ctc import ctc_losses
+from jasper_ray.model.ctc_triton import ctc_losses_triton, triton_is_usable
 from jasper_ray.model.jasper import Jasper
 from jasper_ray.training.batch_norm import apply_statistics, batch_norms, clear_statistics, combine_statistics
 from jasper_ray.training.ema import WeightAverage
@@ -34,9 +36,12 @@ class TrainStep:
         optimizer: Over its parameters.
         average: Averaged weights, or none.
         world: All workers; each must run every step.
-        config: Precision.
+        config: Precision, how CTC is computed, how gradients are limited and exchanged.
         blank: CTC blank.
         seed: Dropout is drawn from (seed, global step, number of the micro-batch).
+
+    Raises:
+        ConfigError: The config wants Triton's CTC, which cannot be had here.
     """
 
     def __init__(
@@ -50,6 +55,12 @@ class TrainStep:
         blank: int,
         seed: int,
     ) -> None:
+        if config.ctc == "triton" and not triton_is_usable(world.device):
+            raise ConfigError(
+                f"training.ctc=triton needs an NVIDIA GPU and the package triton, and this worker, on {world.device}, "
+                "lacks one of them: pip install triton and set cluster.use_gpu=true, or take training.ctc=auto or torch"
+            )
+        self._ctc_in_triton = config.ctc == "triton"
         self._model = model
         self._world = world
         self._optimizer = optimizer
@@ -112,12 +123,10 @@ class TrainStep:
             torch.manual_seed(int(uniform(self._seed, DROPOUT_STREAM, global_step, number) * 2**53))
             with self._gradients_exchanged(position == len(numbers) - 1), self._autocast():
                 log_probs, _ = self._parallel(batch.features, batch.feature_lengths, batch.places, batch.longest)
-                # Lengths as the host knows them: torch's CTC would wait for the device to tell.
-                lengths = -(-given.feature_lengths // self._model.total_stride)
-                losses = ctc_losses(log_probs, lengths, batch.labels, given.label_lengths, blank=self._blank)
+                losses = self._losses(log_probs, given, batch)
                 self.worker_s = time.perf_counter() - started_s
                 self.scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
-            local.add(given, losses.detach(), log_probs.detach(), lengths)
+            local.add(given, losses.detach(), log_probs.detach(), self._encoder_frames(given))
         if not numbers:
             self._take_part_without_data()
         return self._update(local, num_microbatches=len(numbers), lr=lr)
@@ -152,8 +161,7 @@ class TrainStep:
             # DDP's own forward and buckets, but nothing is exchanged: workers need not be here at the same time.
             with self._gradients_exchanged(False), self._autocast():
                 log_probs, _ = self._parallel(batch.features, batch.feature_lengths, batch.places, batch.longest)
-                lengths = -(-given.feature_lengths // self._model.total_stride)
-                losses = ctc_losses(log_probs, lengths, batch.labels, given.label_lengths, blank=self._blank)
+                losses = self._losses(log_probs, given, batch)
                 losses.sum().backward()  # type: ignore[no-untyped-call]
             # An update's intermediate tensors, and the optimizer's state where it is not there yet.
             num_copies = 1 if self._optimizer.state else 2
@@ -164,6 +172,19 @@ class TrainStep:
         forget_spectra(self._model)
         if static:
             self._parallel = exchanging_gradients(self._model, self._world, self._exchange)
+
+    def _losses(self, log_probs: Tensor, given: Batch, batch: Batch) -> Tensor:
+        """`(B,)` losses of a micro-batch, which is `given` as the host has it and `batch` on the device."""
+        if self._ctc_in_triton:
+            frames = self._encoder_frames(batch)
+            return ctc_losses_triton(log_probs, frames, batch.labels, batch.label_lengths, blank=self._blank)
+        # Lengths as the host knows them: torch's CTC would wait for the device to tell.
+        frames = self._encoder_frames(given)
+        return ctc_losses(log_probs, frames, batch.labels, given.label_lengths, blank=self._blank)
+
+    def _encoder_frames(self, batch: Batch) -> Tensor:
+        """`(B,)` encoder frames of each utterance."""
+        return -(-batch.feature_lengths // self._model.total_stride)
 
     def _take_part_without_data(self) -> None:
         """A worker without micro-batches must still join the all-reduce, with zero gradients."""

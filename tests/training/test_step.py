@@ -10,6 +10,7 @@ from torch import Tensor
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.schema import OptimizerConfig, TrainingConfig
 from jasper_ray.data.batch import Batch
+from jasper_ray.errors import ConfigError
 from jasper_ray.model.convolution import set_convolution_method
 from jasper_ray.model.jasper import Jasper
 from jasper_ray.training.ema import WeightAverage
@@ -154,13 +155,48 @@ def test_a_step_without_finite_loss_changes_nothing_and_names_the_rows(precision
     assert not good.skipped and good.bad_rows == ()
 
 
+def step_with_ctc(ctc: str, model: Jasper) -> TrainStep:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return TrainStep(model, optimizer, None, world=World(), config=TrainingConfig(ctc=ctc), blank=28, seed=0)
+
+
+@pytest.mark.parametrize("ctc", ["auto", "torch"])
+def test_tritons_ctc_is_refused_on_a_cpu_and_torchs_is_not(ctc: str) -> None:
+    with pytest.raises(ConfigError, match=r"training\.ctc=triton needs an NVIDIA GPU .* on cpu, .*ctc=auto or torch"):
+        step_with_ctc("triton", small_model())
+    assert step_with_ctc(ctc, small_model()).device.type == "cpu"
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_step_with_tritons_ctc_is_a_step_with_torchs(
+    triton_interpreter: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jasper_ray.training.step.triton_is_usable", lambda device: True)
+    (batch,) = random_batches(1)
+    infeasible = make_batch(batch.features, torch.tensor([60, 4]), batch.labels, torch.tensor([5, 5]))
+    results, weights = [], []
+    for ctc in ("torch", "triton"):
+        model = small_model()
+        step = step_with_ctc(ctc, model)
+        step.probe(batch)
+        results.append(step.run([batch], [0], global_step=0, num_utterances=2, lr=0.1))
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+        refused = step.run([infeasible], [0], global_step=1, num_utterances=2, lr=0.1)
+        assert refused.skipped and refused.bad_rows == (1,)
+        assert torch.equal(weights[-1], torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert results[1].loss == pytest.approx(results[0].loss, rel=1e-5)
+    assert results[1].grad_norm == pytest.approx(results[0].grad_norm, rel=1e-4)
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("ctc", ["torch", "triton"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_steps_on_a_gpu_learn(precision: str) -> None:
+def test_steps_on_a_gpu_learn(precision: str, ctc: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     model = small_model().cuda()
-    config = TrainingConfig(precision=precision)
+    config = TrainingConfig(precision=precision, ctc=ctc)
     optimizer = build_optimizer(model, OptimizerConfig(lr=0.01))
     world = World(device=torch.device("cuda", 0))
     step = TrainStep(model, optimizer, None, world=world, config=config, blank=28, seed=0)
