@@ -60,11 +60,14 @@ class Case:
     ema_decay: float = 0.999
     packed: bool = False
     """Rows that hold several utterances, `seconds` long on the average; `batch_size` of them would fill the rows."""
+    ctc: Literal["torch", "triton"] = "torch"
+    """Who computes the loss."""
 
     @property
     def name(self) -> str:
         """As it stands in a table."""
-        return f"{self.precision}, {self.method}" + (", packed" if self.packed else "")
+        parts = [self.precision, self.method, *(["packed"] if self.packed else [])]
+        return ", ".join([*parts, *(["CTC in Triton"] if self.ctc == "triton" else [])])
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def _describe(case: Case, measured: Mapping[str, Any], num_devices: int) -> dict
         "audio_s": measured["audio_s"],
         "precision": case.precision,
         "convolution": case.method,
+        "ctc": case.ctc,
         "step_s": {"mean": statistics.fmean(seconds), **percentiles(seconds)},
         "queued_step_s": measured["queued_step_s"],
         "sequences_per_s": num_devices * measured["utterances"] * per_s,
@@ -221,7 +225,7 @@ class CaseStep:
             build_optimizer(model, OptimizerConfig()),
             WeightAverage(model, decay=case.ema_decay) if case.ema_decay else None,
             world=world,
-            config=TrainingConfig(precision=case.precision),
+            config=TrainingConfig(precision=case.precision, ctc=case.ctc),
             blank=BLANK,
             seed=0,
         )
@@ -270,6 +274,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precisions", nargs="+", choices=PRECISIONS, default=precisions, help=f"(default {precisions})"
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["auto"], help="training.convolution (auto)")
+    parser.add_argument(
+        "--ctc", nargs="+", choices=["torch", "triton"], default=["torch"], help="training.ctc (torch); triton: a GPU"
+    )
     parser.add_argument("--steps", type=int, default=20, help="timed steps, or rounds of --peers (default 20)")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a CPU device (default 1)")
@@ -298,9 +305,10 @@ def cases_of(arguments: argparse.Namespace) -> tuple[Case, ...]:
     if arguments.packed is not None and not (arguments.peers or arguments.layer):
         kinds.append(replace(first, seconds=arguments.packed, packed=True))
     return tuple(
-        replace(kind, batch_size=batch_size, precision=precision, method=method)
+        replace(kind, batch_size=batch_size, precision=precision, method=method, ctc=ctc)
         for batch_size in arguments.batch_sizes
         for precision in arguments.precisions
         for method in arguments.methods
+        for ctc in arguments.ctc
         for kind in kinds
     )
