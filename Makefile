@@ -32,10 +32,10 @@ test: setup
 test-slow: setup  ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-realpeer: setup  ## with what PyPI lacks: apt-get install radosgw ceph-mon ceph-osd ceph-common prometheus prometheus-alertmanager nodejs npm
+test-realpeer: setup  ## with what PyPI lacks: apt-get install radosgw ceph-mon ceph-osd ceph-common prometheus prometheus-alertmanager nodejs npm buildah debootstrap (the last two as root)
 	$(BIN)/python -m pytest -m realpeer
 
-test-nodes: setup  ## on machines out of namespaces: root, apt-get install iproute2 iptables openssh-server openssh-client rsync
+test-nodes: setup  ## on machines out of namespaces: root, apt-get install iproute2 iptables openssh-server openssh-client rsync redis-server
 	$(BIN)/python -m pytest -m nodes
 
 chaos: setup  ## one training run through every fault beside an undisturbed one, 20 to 30 minutes; needs what test-nodes needs
