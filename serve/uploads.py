@@ -16,7 +16,7 @@ from serve.recognizer import Recognizer
 
 Value = TypeVar("Value")
 AT_ONCE_BYTES = 2**20
-"""Plain WAV up to this size is read in the event loop: it takes less than another thread would need to begin."""
+"""Plain WAV up to this size is read in the event loop: it takes no longer than another thread needs to begin."""
 READABLE = "WAV, FLAC, MP3, Ogg Vorbis or Opus, at any rate and with any number of channels"
 
 
