@@ -1,3 +1,4 @@
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -16,6 +17,26 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).parent.parent
+
+_status = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep what the tests came to, for the end of the process."""
+    session.config.stash[_status] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End without the interpreter's own teardown: it crashed once in native libraries, all tests being over.
+
+    What is registered for the end of the process is done, and the tests' own status is what counts.
+    """
+    if _status in config.stash:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[_status])
 
 
 @pytest.fixture(scope="session")
