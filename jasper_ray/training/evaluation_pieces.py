@@ -167,7 +167,7 @@ def joined(
         errors += ErrorCounts(*result["errors"])
         loss_sum += result["loss"] * result["num_feasible"]
         num_feasible += result["num_feasible"]
-        batch_seconds += [BatchSeconds(*seconds) for seconds in result["batch_seconds"]]
+        batch_seconds += [BatchSeconds(*seconds) for seconds in result.get("batch_seconds", [])]
     evaluation = Evaluation(
         errors=errors,
         loss=loss_sum / num_feasible if num_feasible else float("inf"),

@@ -63,19 +63,6 @@ def test_what_arrives_during_a_step_is_the_next_step() -> None:
     asyncio.run(scenario())
 
 
-def test_utterances_of_one_request_are_one_step_of_an_idle_model() -> None:
-    async def scenario() -> None:
-        model = Model()
-        scheduler = Scheduler(model)
-        for _ in range(20):
-            assert await asyncio.gather(*(scheduler.submit(item, duration_s=1) for item in range(8))) == [
-                2 * item for item in range(8)
-            ]
-        assert model.batches == [list(range(8))] * 20
-
-    asyncio.run(scenario())
-
-
 def test_one_bad_item_fails_alone() -> None:
     def fails(items: list[Any]) -> Exception | None:
         return ValueError("13 is bad") if 13 in items else None
