@@ -40,14 +40,21 @@ def _clamped(pointer, row, highest):
 
 
 @triton.jit
-def _read_labels(labels, row, lanes, num_labels, max_labels, vocabulary):
-    """The label of each lane, whether there is one, and whether it may follow the one before without a blank."""
+def _utterance(lengths, labels, label_lengths, num_frames, max_labels, vocabulary, LANES: tl.constexpr):
+    """A program's row, lanes, frames and labels; each lane's label, whether it can be read, and whether it may follow
+    the one before without a blank.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, LANES)
+    num_labels = _clamped(label_lengths, row, max_labels)
     there = lanes < num_labels
     start = labels + row * max_labels
     ids = tl.load(start + lanes, mask=there, other=-1).to(tl.int32)
     before = tl.load(start + lanes - 1, mask=there & (lanes > 0), other=-1).to(tl.int32)
     # An id outside the vocabulary is never read: no frame can have it, so its utterance's loss is infinite.
-    return ids, there & (ids >= 0) & (ids < vocabulary), there & (lanes > 0) & (ids != before)
+    readable = there & (ids >= 0) & (ids < vocabulary)
+    follows = there & (lanes > 0) & (ids != before)
+    return row, lanes, _clamped(lengths, row, num_frames), num_labels, ids, readable, follows
 
 
 @triton.jit
@@ -66,11 +73,9 @@ def forward_kernel(
     LANES: tl.constexpr,
 ):
     """Losses `(B,)`; with KEEP also scores `(B, T, 2, U + 1)`: of all paths to a blank or label, at a frame."""
-    row = tl.program_id(0).to(tl.int64)
-    lanes = tl.arange(0, LANES)
-    length = _clamped(lengths, row, num_frames)
-    num_labels = _clamped(label_lengths, row, max_labels)
-    ids, readable, follows = _read_labels(labels, row, lanes, num_labels, max_labels, vocabulary)
+    row, lanes, length, num_labels, ids, readable, follows = _utterance(
+        lengths, labels, label_lengths, num_frames, max_labels, vocabulary, LANES
+    )
     frame = log_probs + row * num_frames * vocabulary
     kept = scores + row * num_frames * 2 * (max_labels + 1) + lanes
     # Before the first frame only the first blank has been reached: then every frame is like any other.
@@ -106,11 +111,9 @@ def backward_kernel(
     LANES: tl.constexpr,
 ):
     """Adds to `forward_kernel`'s scores those of all ways on from there: of all paths through it."""
-    row = tl.program_id(0).to(tl.int64)
-    lanes = tl.arange(0, LANES)
-    length = _clamped(lengths, row, num_frames)
-    num_labels = _clamped(label_lengths, row, max_labels)
-    ids, readable, follows = _read_labels(labels, row, lanes, num_labels, max_labels, vocabulary)
+    row, lanes, length, num_labels, ids, readable, follows = _utterance(
+        lengths, labels, label_lengths, num_frames, max_labels, vocabulary, LANES
+    )
     frame = log_probs + (row * num_frames + length) * vocabulary
     kept = scores + (row * num_frames + length) * 2 * (max_labels + 1) + lanes
     from_blank = tl.where(lanes == num_labels, 0.0, IMPOSSIBLE)

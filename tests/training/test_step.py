@@ -186,7 +186,7 @@ def test_a_step_with_tritons_ctc_is_a_step_with_torchs(
         assert torch.equal(weights[-1], torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     assert results[1].loss == pytest.approx(results[0].loss, rel=1e-5)
     assert results[1].grad_norm == pytest.approx(results[0].grad_norm, rel=1e-4)
-    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)  # of updates of a hundredth
 
 
 @pytest.mark.gpu
