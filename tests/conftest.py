@@ -65,10 +65,16 @@ def triton_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "triton", reason="triton is not installed, as without a CUDA build of torch: pip install triton"
     )
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    kernels = "jasper_ray.model.ctc_kernels"  # interpreted or compiled from the time it is imported
-    monkeypatch.delitem(sys.modules, kernels, raising=False)
+    # Kernels are interpreted or compiled from the time they are imported.
+    for name in _kernels():
+        monkeypatch.delitem(sys.modules, name)
     yield
-    sys.modules.pop(kernels, None)
+    for name in _kernels():
+        del sys.modules[name]
+
+
+def _kernels() -> list[str]:
+    return [name for name in sys.modules if name.startswith("jasper_ray.") and name.endswith("_kernels")]
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,10 @@ class TrainingConfig(StrictModel):
     ctc: Literal["auto", "torch", "triton"] = "auto"
     """Who computes the CTC loss: torch, or on an NVIDIA GPU our own kernels in Triton, which give equal bits every time
     and leave all lengths on the GPU. `auto` is torch until ours have been measured on a GPU."""
+    normalization: Literal["auto", "torch", "triton"] = "auto"
+    """Who computes what lies between convolutions (batch norm, residual sum, ReLU, dropout, mask): torch, one pass over
+    memory for each, or on an NVIDIA GPU our own kernels in Triton, two passes for all. `auto` is ours on such a GPU
+    where the package triton is installed and channels lie together in memory (`convolution` other than conv1d)."""
     freeze_encoder_epochs: int = Field(0, ge=0)
     """Epochs from the start of the run in which only the decoder learns and the encoder, its batch-norm statistics too,
     stays as `init_from` gave it; as many as `epochs` or more: always."""
@@ -253,11 +257,12 @@ class RunConfig(StrictModel):
                 f"{self.batching.microbatches_per_step} and {self.cluster.num_workers}: torch's DDP cannot sum the "
                 "gradients of several micro-batches of a worker with it"
             )
-        if self.training.ctc == "triton" and not cluster.use_gpu:
-            raise ValueError(
-                "training.ctc=triton needs cluster.use_gpu=true, got false: its kernels run on NVIDIA GPUs only. "
-                "Without one take training.ctc=auto or torch"
-            )
+        for key in ("ctc", "normalization"):
+            if getattr(self.training, key) == "triton" and not cluster.use_gpu:
+                raise ValueError(
+                    f"training.{key}=triton needs cluster.use_gpu=true, got false: its kernels run on NVIDIA GPUs "
+                    f"only. Without one take training.{key}=auto or torch"
+                )
         if self.augment.speed_method == "folded" and self.features.flavour != "default":
             raise ValueError(
                 f"augment.speed_method=folded needs features.flavour=default, got {self.features.flavour!r}: it is an "

@@ -17,7 +17,12 @@ from jasper_ray.model.layout import Dropout
 Method = Literal["conv1d", "channels_last", "frequency", "auto"]
 METHODS: tuple[Method, ...] = get_args(Method)
 HOP_OF_KERNEL = 2
-"""Output frames of a tile per tap: fewer cost more products, more cost larger spectra of the weights."""
+"""Output frames of a tile per tap on a CPU: fewer cost more products, more cost larger spectra of the weights."""
+
+
+def gpu_tile(kernel: int) -> int:
+    """Input frames of a tile on a GPU: a multiple of 16, above three times the kernel."""
+    return (3 * kernel // 16 + 1) * 16
 
 
 class Convolution(nn.Conv1d):
@@ -83,7 +88,11 @@ class Convolution(nn.Conv1d):
 
     def _in_frequency_domain(self, x: Tensor) -> Tensor:
         (kernel,), (dilation,) = self.kernel_size, self.dilation
-        tiling = Tiling.of(x.shape[2], kernel=kernel, dilation=dilation, hop=HOP_OF_KERNEL * kernel)
+        sizes = {"kernel": kernel, "dilation": dilation}
+        if x.device.type == "cpu":
+            tiling = Tiling.of(x.shape[2], **sizes, hop=HOP_OF_KERNEL * kernel)
+        else:
+            tiling = Tiling.for_tensor_cores(x.shape[2], **sizes, tile=gpu_tile(kernel))
         factors = self.spectrum(self.weight, tiling, _dtype_of_products(x))
         return fourier_conv(x.transpose(1, 2), self.weight, factors, tiling).transpose(1, 2)
 

@@ -16,6 +16,10 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+TENSOR_CORE = 8
+"""Half-precision elements of 16 bytes: what tensor cores load at a time."""
 
 
 class Tiling(NamedTuple):
@@ -25,8 +29,12 @@ class Tiling(NamedTuple):
     dilation: int
     hop: int
     """Output frames of a tile; at least kernel - 1."""
+    tile: int
+    """Input frames of a tile; at least hop + kernel - 1, and what is beyond has no effect."""
     per_row: int
     """Tiles of a row; with a dilation, of each of the `dilation` rows that a row becomes."""
+    align: int = 1
+    """Spectra have a multiple of this many rows, and so have the matrices of taps columns."""
 
     @classmethod
     def of(cls, num_frames: int, *, kernel: int, dilation: int, hop: int) -> Self:
@@ -38,28 +46,37 @@ class Tiling(NamedTuple):
             dilation: Frames between two taps.
             hop: Output frames of a tile; the same for all lengths, so that they share the weights' transform.
         """
-        frames = -(-num_frames // dilation) + kernel // 2  # a row ends in zeros that its neighbour's kernel reads
         hop = max(hop, kernel - 1)
-        return cls(kernel, dilation, hop, -(-frames // hop))
+        return cls(kernel, dilation, hop, hop + kernel - 1, _per_row(num_frames, kernel, dilation, hop))
 
-    @property
-    def tile(self) -> int:
-        """Input frames of a tile."""
-        return self.hop + self.kernel - 1
+    @classmethod
+    def for_tensor_cores(cls, num_frames: int, *, kernel: int, dilation: int, tile: int) -> Self:
+        """As `of`, with sizes that a GPU's matrix units take without a detour: all multiples of eight.
+
+        Args:
+            num_frames: Of a row.
+            kernel: Odd.
+            dilation: Frames between two taps.
+            tile: Input frames of a tile, a multiple of eight that leaves a hop of kernel - 1 or more.
+        """
+        hop = (tile - kernel + 1) // TENSOR_CORE * TENSOR_CORE
+        assert tile % TENSOR_CORE == 0 and hop >= kernel - 1, f"a tile of {tile} is too small for {kernel} taps"
+        return cls(kernel, dilation, hop, tile, _per_row(num_frames, kernel, dilation, hop), TENSOR_CORE)
 
     @property
     def row(self) -> int:
         """Frames from the start of a row to the next one's on the time axis."""
         return self.hop * self.per_row
 
-    def lay_out(self, x: Tensor, dtype: torch.dtype, *, lead: int) -> Tensor:
-        """`(R, T, C)` as `(lead + R * dilation * row + lead, C)`, zeros between rows and at both ends."""
+    def lay_out(self, x: Tensor, dtype: torch.dtype, *, lead: int, trail: int) -> Tensor:
+        """`(R, T, C)` as `(lead + R * dilation * row + trail, C)`, zeros between rows and at both ends."""
         num_rows, num_frames, channels = x.shape
         frames = -(-num_frames // self.dilation)
-        axis = torch.empty(2 * lead + num_rows * self.dilation * self.row, channels, dtype=dtype, device=x.device)
+        inner = num_rows * self.dilation * self.row
+        axis = torch.empty(lead + inner + trail, channels, dtype=dtype, device=x.device)
         axis[:lead].zero_()
-        axis[axis.shape[0] - lead :].zero_()
-        rows = axis[lead : axis.shape[0] - lead].view(num_rows, self.dilation, self.row, channels)
+        axis[lead + inner :].zero_()
+        rows = axis[lead : lead + inner].view(num_rows, self.dilation, self.row, channels)
         if self.dilation == 1:
             rows[:, :, frames:].zero_()
             rows[:, 0, :frames].copy_(x)
@@ -90,10 +107,26 @@ class Transforms(NamedTuple):
     """`(rows, kernel)`: a kernel's taps to the factors of the rows; B above."""
 
 
+def _per_row(num_frames: int, kernel: int, dilation: int, hop: int) -> int:
+    frames = -(-num_frames // dilation) + kernel // 2  # a row ends in zeros that its neighbour's kernel reads
+    return -(-frames // hop)
+
+
 @lru_cache(maxsize=256)
-def transforms(kernel: int, hop: int, dtype: torch.dtype, device: torch.device) -> Transforms:
-    """The matrices of tiles of `hop` output frames, exact but for one rounding to `dtype`."""
-    tile = hop + kernel - 1
+def transforms(
+    kernel: int, hop: int, dtype: torch.dtype, device: torch.device, *, tile: int | None = None, align: int = 1
+) -> Transforms:
+    """The matrices of tiles of `hop` output frames, exact but for one rounding to `dtype`.
+
+    Args:
+        kernel: Taps.
+        hop: Output frames of a tile.
+        dtype: Of the matrices.
+        device: Where they are.
+        tile: Input frames of a tile; none: as few as there can be.
+        align: Zeros are added until rows of spectra and taps are multiples of it.
+    """
+    tile = tile or hop + kernel - 1
     frequencies = torch.arange(tile // 2 + 1, dtype=torch.float64)
     phases = 2 * math.pi / tile * frequencies[:, None] * torch.arange(tile, dtype=torch.float64)
     cos, sin = torch.cos(phases), torch.sin(phases)
@@ -102,6 +135,9 @@ def transforms(kernel: int, hop: int, dtype: torch.dtype, device: torch.device) 
     back = _rows(cos, [2 * (cos - sin), -2 * sin, -2 * cos], tile).T[:hop] / math.sqrt(tile)
     # The conjugate of the kernel's spectrum: what a network calls convolution does not flip the kernel.
     taps = _rows(cos, [cos, sin - cos, cos + sin], tile)[:, :kernel]
+    more_rows, more_taps = -len(into) % align, -kernel % align
+    into, back = functional.pad(into, (0, 0, 0, more_rows)), functional.pad(back, (0, more_rows))
+    taps = functional.pad(taps, (0, more_taps, 0, more_rows))
     with torch.inference_mode(False):
         return Transforms(*(matrix.to(device, dtype).contiguous() for matrix in (into, back, taps)))
 
@@ -127,7 +163,7 @@ class WeightSpectrum:
         """`(rows, C', C)` factors of a `(C', C, k)` weight."""
         if weight.is_inference():  # it has no version that would tell of a change
             return _factors(weight, tiling, dtype)
-        key = (weight._version, weight.data_ptr(), tiling.tile, dtype, weight.device)
+        key = (weight._version, weight.data_ptr(), tiling.hop, tiling.tile, tiling.align, dtype, weight.device)
         fresh = self._source is not None and self._source() is weight and self._key == key
         if not fresh or self._factors is None:
             # Made in inference mode it could not serve a backward pass later.
@@ -151,8 +187,14 @@ class WeightSpectrum:
 
 def _factors(weight: Tensor, tiling: Tiling, dtype: torch.dtype) -> Tensor:
     outputs, inputs, kernel = weight.shape
-    taps = transforms(kernel, tiling.hop, dtype, weight.device).taps
-    return (taps @ weight.detach().to(dtype).reshape(-1, kernel).T).view(-1, outputs, inputs)
+    taps = _matrices(tiling, dtype, weight.device).taps
+    given = weight.detach().to(dtype).reshape(-1, kernel)
+    given = functional.pad(given, (0, taps.shape[1] - kernel)) if taps.shape[1] > kernel else given
+    return (taps @ given.T).view(-1, outputs, inputs)
+
+
+def _matrices(tiling: Tiling, dtype: torch.dtype, device: torch.device) -> Transforms:
+    return transforms(tiling.kernel, tiling.hop, dtype, device, tile=tiling.tile, align=tiling.align)
 
 
 def fourier_conv(x: Tensor, weight: Tensor, factors: Tensor, tiling: Tiling) -> Tensor:
@@ -174,8 +216,9 @@ class _FourierConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, factors: Tensor, tiling: Tiling) -> Tensor:
         num_rows, num_frames, inputs = x.shape
-        matrices = transforms(tiling.kernel, tiling.hop, factors.dtype, x.device)
-        axis = tiling.lay_out(x, factors.dtype, lead=tiling.kernel // 2)
+        matrices = _matrices(tiling, factors.dtype, x.device)
+        lead = tiling.kernel // 2
+        axis = tiling.lay_out(x, factors.dtype, lead=lead, trail=tiling.tile - tiling.hop - lead)
         count = num_rows * tiling.dilation * tiling.per_row
         tiles = axis.as_strided((count, tiling.tile, inputs), (tiling.hop * inputs, inputs, 1))
         spectra = _to_rows(matrices.into, tiles)
@@ -190,31 +233,39 @@ class _FourierConv(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         spectra, factors = ctx.saved_tensors
         tiling, (num_rows, num_frames, inputs) = ctx.tiling, ctx.shape
-        matrices = transforms(tiling.kernel, tiling.hop, factors.dtype, grad_y.device)
-        axis = tiling.lay_out(grad_y, factors.dtype, lead=0)
+        matrices = _matrices(tiling, factors.dtype, grad_y.device)
+        axis = tiling.lay_out(grad_y, factors.dtype, lead=0, trail=0)
         grads = _to_rows(matrices.back.T, axis.view(-1, tiling.hop, axis.shape[1]))
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             products = torch.bmm(grads, factors)
             # Overlap-add; what the last tile adds behind its hop belongs to no frame.
+            overlap = tiling.kernel - 1
             own = _to_frames(matrices.into.T[: tiling.hop], products)
-            behind = _to_frames(matrices.into.T[tiling.hop :], products)
-            own[1:, : tiling.kernel - 1] += behind[:-1]
+            behind = _to_frames(matrices.into.T[tiling.hop : tiling.hop + overlap], products)
+            own[1:, :overlap] += behind[:-1]
             taken = tiling.take_back(own.view(-1, inputs), num_rows, num_frames, lead=tiling.kernel // 2)
             grad_x = taken.to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             by_row = torch.bmm(grads.transpose(1, 2), spectra)
             taps = by_row.flatten(1).T @ matrices.taps
-            grad_weight = taps.view(-1, inputs, tiling.kernel).to(ctx.weight_dtype)
+            taps = taps.view(-1, inputs, matrices.taps.shape[1])[..., : tiling.kernel]
+            grad_weight = taps.to(ctx.weight_dtype, memory_format=torch.contiguous_format)
         return grad_x, grad_weight, None, None
 
 
 def _to_rows(matrix: Tensor, tiles: Tensor) -> Tensor:
     """`(rows, N)` times each of `(M, N, C)`: `(rows, M, C)`.
 
-    Contiguous: the copy costs a tenth of what the products over channels then gain (2-vCPU AMD EPYC, 2026-11).
+    Contiguous: on a CPU the copy costs a tenth of what the products over channels then gain (2-vCPU AMD EPYC, 2026-11);
+    a GPU's matrix product writes it so at once.
     """
-    return torch.bmm(matrix.expand(len(tiles), -1, -1), tiles).transpose(0, 1).contiguous()
+    each = matrix.expand(len(tiles), -1, -1)
+    if tiles.device.type == "cpu":
+        return torch.bmm(each, tiles).transpose(0, 1).contiguous()
+    rows = tiles.new_empty(len(matrix), len(tiles), tiles.shape[2])
+    torch.bmm(each, tiles, out=rows.transpose(0, 1))
+    return rows
 
 
 def _to_frames(matrix: Tensor, products: Tensor) -> Tensor:

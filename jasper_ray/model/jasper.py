@@ -6,7 +6,7 @@ blocks. Layer names and numerics are those of NVIDIA's implementations of 2021, 
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,15 @@ from torch.nn import functional
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.model.convolution import Convolution
-from jasper_ray.model.layout import Dropout, as_picture, like, zero_where
+from jasper_ray.model.ctc_triton import triton_is_usable
+from jasper_ray.model.layout import DRAWS, Dropout, as_picture, like, zero_where
+from jasper_ray.model.norm_triton import MAX_INPUTS, NormInput, is_frame_by_frame, norm_relu_dropout
 from jasper_ray.model.padding import Padding, masked_batch_norm, padding_of, take_utterances
 from jasper_ray.model.recompute import is_recomputing, recomputed
 
 Item = TypeVar("Item")
+Normalization = Literal["auto", "torch", "triton"]
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.1
@@ -119,6 +123,8 @@ class JasperBlock(nn.Module):
     The sub-blocks' layers are `conv`, in a model with separable blocks `mconv`, and slots count as in NVIDIA's models.
     """
 
+    normalization: Normalization = "auto"
+
     def __init__(self, inputs: int, branches: list[int], block: BlockConfig, config: ModelConfig) -> None:
         super().__init__()
         act = ACTIVATIONS[config.activation]
@@ -143,26 +149,89 @@ class JasperBlock(nn.Module):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
-    def forward(self, x: Tensor, branches: list[Tensor], padding: Padding | None) -> Tensor:
+    def forward(
+        self, x: Tensor, branches: list[Tensor], padding: Padding | None, *, masks_output: bool = True
+    ) -> Tensor:
         """Run the block.
 
         Args:
             x: `(R, C, T)` input with padding already zero.
             branches: Residual inputs, `(R, C_i, T)` each, with padding already zero.
             padding: Which frames of the output are padding, or none.
+            masks_output: Whether the output's padding is to be zero; else it may hold anything.
 
         Returns:
-            `(R, filters, ceil(T / stride))`; its padding is not zero.
+            `(R, filters, ceil(T / stride))`.
         """
-        for position, layer in enumerate(self.sub_blocks):
-            if position > 0 and isinstance(layer, nn.Conv1d):
-                x = mask_padding(x, padding)
-            x = layer(x, padding) if isinstance(layer, BatchNorm) else layer(x)
+        norms: list[BatchNorm] = []
+        layers = list(self.sub_blocks)
+        for before, layer in zip([None, *layers], layers, strict=False):
+            if isinstance(layer, nn.Conv1d):
+                x = layer(mask_padding(x, padding) if isinstance(before, nn.Conv1d) else x)
+            elif isinstance(layer, BatchNorm):
+                norms = [layer]
+            elif isinstance(layer, Dropout):
+                x = self._normalised([x], norms, layer, padding, masks=True)
+        sums = [x]
         for pane, branch in zip(self.res, branches, strict=True):
             assert isinstance(pane, nn.Sequential)
             conv, norm = pane
-            x = x + norm(conv(branch), padding)
-        return self.out(x)  # type: ignore[no-any-return]
+            sums.append(conv(branch))
+            norms.append(norm)
+        return self._normalised(sums, norms, self.out[1], padding, masks=masks_output)
+
+    def _normalised(
+        self, xs: list[Tensor], norms: list[BatchNorm], dropout: nn.Module, padding: Padding | None, *, masks: bool
+    ) -> Tensor:
+        """Each input through its batch norm, their sum through activation and dropout."""
+        assert isinstance(dropout, Dropout)
+        if self._fuses(xs):
+            return fused_norms(xs, norms, dropout, padding)
+        x = norms[0](xs[0], padding)
+        for norm, branch in zip(norms[1:], xs[1:], strict=True):
+            x = x + norm(branch, padding)
+        x = dropout(self.out[0](x))
+        return mask_padding(x, padding) if masks else x
+
+    def _fuses(self, xs: list[Tensor]) -> bool:
+        first = xs[0]
+        return (
+            self.training
+            and self.normalization != "torch"
+            and (self.normalization == "triton" or triton_is_usable(first.device))
+            and isinstance(self.out[0], nn.ReLU)
+            and len(xs) <= MAX_INPUTS
+            and all(x.dtype == first.dtype and is_frame_by_frame(x) for x in xs)
+        )
+
+
+def fused_norms(xs: list[Tensor], norms: list[BatchNorm], dropout: Dropout, padding: Padding | None) -> Tensor:
+    """What a block does between two convolutions, in Triton (`jasper_ray.model.norm_triton`); padding becomes zero."""
+    counts = not is_recomputing()
+    inputs = [
+        NormInput(x, norm.weight, norm.bias, (norm.mean_sum, norm.var_sum) if counts else None)
+        for x, norm in zip(xs, norms, strict=True)
+    ]
+    return norm_relu_dropout(
+        inputs,
+        is_padding=None if padding is None else padding.mask,
+        num_dropped=min(round(dropout.p * DRAWS), DRAWS - 1),
+        eps=norms[0].eps,
+        excludes_padding=norms[0].excludes_padding,
+    )
+
+
+def set_normalization(model: nn.Module, method: Normalization) -> None:
+    """Say how training computes what lies between convolutions: see `training.normalization`.
+
+    Raises:
+        ValueError: There is no such method.
+    """
+    if method not in NORMALIZATIONS:
+        raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {method!r}")
+    for module in model.modules():
+        if isinstance(module, JasperBlock):
+            module.normalization = method
 
 
 class JasperEncoder(nn.Module):
@@ -195,10 +264,9 @@ class JasperEncoder(nn.Module):
                 lengths = strided_lengths(lengths, block.stride)
                 padding = padding.strided(block.stride) if padding else None
             inputs = (history[-1], branch_inputs(block, history), padding)
-            x = recomputed(layer, *inputs) if self.recomputes and self.training else layer(*inputs)
-            if position < len(self.blocks) - 1:
-                masked = mask_padding(x, padding)
-                history = [*history, masked] if block.residual == "dense" else [masked]
+            run = partial(layer, masks_output=position < len(self.blocks) - 1)
+            x = recomputed(run, *inputs) if self.recomputes and self.training else run(*inputs)
+            history = [*history, x] if block.residual == "dense" else [x]
         return x, lengths
 
 

@@ -105,14 +105,30 @@ class _MaskedBatchNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var, mask, num_valid = ctx.saved_tensors
         # As if mean and variance were constants; then what flows through them is taken off.
-        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad_y, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
-        )
+        grad_x, grad_weight, grad_bias = _batch_norm_backward(grad_y, x, weight, mean, var, ctx.eps)
         scale = weight * (var + ctx.eps).rsqrt() / num_valid
         through = functional.batch_norm(
             x, mean, var, scale * grad_weight, scale * grad_bias, training=False, eps=ctx.eps
         )
         return grad_x.sub_(through).mul_((~mask).to(x.dtype)), grad_weight, grad_bias, None, None, None
+
+
+def _batch_norm_backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of a batch norm with constant mean and variance, of input, weight and bias."""
+    if x.device.type == "cpu":
+        return torch.ops.aten.native_batch_norm_backward(  # type: ignore[no-any-return]
+            grad_y, x, weight, mean, var, None, None, False, eps, [True, True, True]
+        )
+    # Torch's kernel for CUDA and channels last wants what it saved of its own forward pass.
+    deviation = (var + eps).rsqrt()
+    shape = [-1 if dim == 1 else 1 for dim in range(x.dim())]
+    others = [dim for dim in range(x.dim()) if dim != 1]
+    grad = grad_y.float()
+    normalised = (x.float() - mean.view(shape)) * deviation.view(shape)
+    grad_x = grad * (weight * deviation).view(shape)
+    return grad_x.to(x.dtype), (grad * normalised).sum(others), grad.sum(others)
 
 
 def _valid_statistics(x: Tensor, num_valid: Tensor, *, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

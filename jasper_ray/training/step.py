@@ -17,7 +17,7 @@ from jasper_ray.errors import ConfigError
 from jasper_ray.model.convolution import forget_spectra
 from jasper_ray.model.ctc import ctc_losses
 from jasper_ray.model.ctc_triton import ctc_losses_triton, triton_is_usable
-from jasper_ray.model.jasper import Jasper
+from jasper_ray.model.jasper import Jasper, set_normalization
 from jasper_ray.training.batch_norm import apply_statistics, batch_norms, clear_statistics, combine_statistics
 from jasper_ray.training.ema import WeightAverage
 from jasper_ray.training.exchange import exchanging_gradients, forget_errors
@@ -36,12 +36,12 @@ class TrainStep:
         optimizer: Over its parameters.
         average: Averaged weights, or none.
         world: All workers; each must run every step.
-        config: Precision, how CTC is computed, how gradients are limited and exchanged.
+        config: Precision, how CTC and norms are computed, how gradients are limited and exchanged.
         blank: CTC blank.
         seed: Dropout is drawn from (seed, global step, number of the micro-batch).
 
     Raises:
-        ConfigError: The config wants Triton's CTC, which cannot be had here.
+        ConfigError: The config wants Triton, which cannot be had here.
     """
 
     def __init__(
@@ -55,11 +55,14 @@ class TrainStep:
         blank: int,
         seed: int,
     ) -> None:
-        if config.ctc == "triton" and not triton_is_usable(world.device):
-            raise ConfigError(
-                f"training.ctc=triton needs an NVIDIA GPU and the package triton, and this worker, on {world.device}, "
-                "lacks one of them: pip install triton and set cluster.use_gpu=true, or take training.ctc=auto or torch"
-            )
+        for key in ("ctc", "normalization"):
+            if getattr(config, key) == "triton" and not triton_is_usable(world.device):
+                raise ConfigError(
+                    f"training.{key}=triton needs an NVIDIA GPU and the package triton, and this worker, on "
+                    f"{world.device}, lacks one of them: pip install triton and set cluster.use_gpu=true, or take "
+                    f"training.{key}=auto or torch"
+                )
+        set_normalization(model, config.normalization)
         self._ctc_in_triton = config.ctc == "triton"
         self._model = model
         self._world = world

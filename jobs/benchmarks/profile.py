@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 PRODUCTS = (
@@ -11,7 +12,7 @@ PRODUCTS = (
     "mkldnn_linear",
 )  # fmt: skip
 """Operators that are a convolution, or the products that one is computed by."""
-NO_CONVOLUTION = ("ctc", "ConvolutionBackward")  # the second holds other operators, it does nothing itself
+NO_CONVOLUTION = ("ctc", "Backward0", "ConvolutionBackward")  # nodes of autograd hold operators, and do nothing
 
 
 def step_shares(run: Callable[[int], object], *, steps: int, step_s: float, device: torch.device) -> dict[str, Any]:
@@ -34,18 +35,26 @@ def step_shares(run: Callable[[int], object], *, steps: int, step_s: float, devi
             run(number)
         if on_gpu:
             torch.cuda.synchronize(device)
+    events = profiled.key_averages()
     times_us = {
         event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        for event in profiled.key_averages()
-        if event.key.startswith("aten::") or not on_gpu
+        for event in events
+        if not on_gpu or event.device_type == DeviceType.CPU
     }
-    total_us = sum(times_us.values())
+    # On a GPU all that ran there, also what no operator of torch's started.
+    kernels_us = [event.self_device_time_total for event in events if is_kernel(event)]
+    total_us = sum(kernels_us) if on_gpu else sum(times_us.values())
     products_us = sum(time_us for name, time_us in times_us.items() if is_product(name))
     busy = total_us / 1e6 / steps / step_s
     return {
         "outside_convolutions": 1 - products_us / total_us if total_us else None,
         "device_idle": max(0.0, 1 - busy) if on_gpu else None,
     }
+
+
+def is_kernel(event: Any) -> bool:
+    """Whether an event is work of the GPU, and no mark of the host's on its time line."""
+    return event.device_type == DeviceType.CUDA and "#" not in event.key
 
 
 def is_product(name: str) -> bool:

@@ -28,7 +28,7 @@ from jasper_ray.errors import ConfigError
 from jasper_ray.model.arithmetic import step_flops
 from jasper_ray.model.bundle import build_model
 from jasper_ray.model.convolution import METHODS, Method, set_convolution_method
-from jasper_ray.model.jasper import Jasper
+from jasper_ray.model.jasper import NORMALIZATIONS, Jasper, Normalization
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.training.ema import WeightAverage
 from jasper_ray.training.figures import PendingStep, read_steps
@@ -62,12 +62,18 @@ class Case:
     """Rows that hold several utterances, `seconds` long on the average; `batch_size` of them would fill the rows."""
     ctc: Literal["torch", "triton"] = "torch"
     """Who computes the loss."""
+    normalization: Normalization = "auto"
+    """Who computes what lies between convolutions."""
 
     @property
     def name(self) -> str:
         """As it stands in a table."""
         parts = [self.precision, self.method, *(["packed"] if self.packed else [])]
-        return ", ".join([*parts, *(["CTC in Triton"] if self.ctc == "triton" else [])])
+        if self.ctc == "triton":
+            parts.append("CTC in Triton")
+        if self.normalization != "auto":
+            parts.append(f"norms in {self.normalization}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,7 @@ def _describe(case: Case, measured: Mapping[str, Any], num_devices: int) -> dict
         "precision": case.precision,
         "convolution": case.method,
         "ctc": case.ctc,
+        "normalization": case.normalization,
         "step_s": {"mean": statistics.fmean(seconds), **percentiles(seconds)},
         "queued_step_s": measured["queued_step_s"],
         "sequences_per_s": num_devices * measured["utterances"] * per_s,
@@ -225,7 +232,7 @@ class CaseStep:
             build_optimizer(model, OptimizerConfig()),
             WeightAverage(model, decay=case.ema_decay) if case.ema_decay else None,
             world=world,
-            config=TrainingConfig(precision=case.precision, ctc=case.ctc),
+            config=TrainingConfig(precision=case.precision, ctc=case.ctc, normalization=case.normalization),
             blank=BLANK,
             seed=0,
         )
@@ -277,6 +284,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ctc", nargs="+", choices=["torch", "triton"], default=["torch"], help="training.ctc (torch); triton: a GPU"
     )
+    parser.add_argument(
+        "--normalizations", nargs="+", choices=NORMALIZATIONS, default=["auto"], help="training.normalization (auto)"
+    )
     parser.add_argument("--steps", type=int, default=20, help="timed steps, or rounds of --peers (default 20)")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a CPU device (default 1)")
@@ -305,10 +315,11 @@ def cases_of(arguments: argparse.Namespace) -> tuple[Case, ...]:
     if arguments.packed is not None and not (arguments.peers or arguments.layer):
         kinds.append(replace(first, seconds=arguments.packed, packed=True))
     return tuple(
-        replace(kind, batch_size=batch_size, precision=precision, method=method, ctc=ctc)
+        replace(kind, batch_size=batch_size, precision=precision, method=method, ctc=ctc, normalization=normalization)
         for batch_size in arguments.batch_sizes
         for precision in arguments.precisions
         for method in arguments.methods
         for ctc in arguments.ctc
+        for normalization in arguments.normalizations
         for kind in kinds
     )

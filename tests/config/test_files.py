@@ -114,8 +114,10 @@ def test_packed_rows_need_masks_statistics_without_padding_and_a_stride_that_lin
     assert (good.batching.gap_seconds, good.model.packing_gap_frames) == (0.56, 56)
 
 
-def test_tritons_ctc_is_refused_without_gpus_with_what_to_take_instead(tmp_path: Path) -> None:
-    text = complaint(tmp_path, "training: {ctc: triton}")
-    assert "training.ctc=triton needs cluster.use_gpu=true, got false" in text and "training.ctc=auto or torch" in text
-    with_gpus = load_run_config(write(tmp_path, "training: {ctc: triton}"), ["cluster.use_gpu=true"])
-    assert with_gpus.training.ctc == "triton"
+@pytest.mark.parametrize("key", ["ctc", "normalization"])
+def test_triton_is_refused_without_gpus_with_what_to_take_instead(key: str, tmp_path: Path) -> None:
+    text = complaint(tmp_path, f"training: {{{key}: triton}}")
+    assert f"training.{key}=triton needs cluster.use_gpu=true, got false" in text
+    assert f"training.{key}=auto or torch" in text
+    with_gpus = load_run_config(write(tmp_path, f"training: {{{key}: triton}}"), ["cluster.use_gpu=true"])
+    assert getattr(with_gpus.training, key) == "triton"

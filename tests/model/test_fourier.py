@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from jasper_ray.model.convolution import Convolution, forget_spectra
+from jasper_ray.model.convolution import Convolution, forget_spectra, gpu_tile
 from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv
 
 
@@ -22,10 +22,9 @@ def gradients_of_direct_sum(x: Tensor, weight: Tensor, grad: Tensor, dilation: i
 
 
 def gradients_of_spectra(
-    x: Tensor, weight: Tensor, grad: Tensor, dilation: int, hop: int, dtype: torch.dtype
+    x: Tensor, weight: Tensor, grad: Tensor, tiling: Tiling, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
     x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
-    tiling = Tiling.of(x.shape[1], kernel=weight.shape[2], dilation=dilation, hop=hop)
     y = fourier_conv(x, weight, WeightSpectrum()(weight, tiling, dtype), tiling)
     return (y.detach(), *torch.autograd.grad(y, [x, weight], grad.to(dtype)))
 
@@ -50,10 +49,19 @@ def frequency_layer(channels: int = 8, kernel: int = 11) -> Convolution:
     kernel=st.integers(1, 14).map(lambda half: 2 * half + 1),
     dilation=st.integers(1, 3),
     hop=st.integers(1, 70),
+    on_tensor_cores=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_values_and_gradients_are_those_of_the_direct_sum(
-    rows: int, frames: int, inputs: int, outputs: int, kernel: int, dilation: int, hop: int, seed: int
+    rows: int,
+    frames: int,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    dilation: int,
+    hop: int,
+    on_tensor_cores: bool,
+    seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     x, weight, grad = (
@@ -61,7 +69,12 @@ def test_values_and_gradients_are_those_of_the_direct_sum(
         for shape in ((rows, frames, inputs), (outputs, inputs, kernel), (rows, frames, outputs))
     )
     expected = gradients_of_direct_sum(x, weight, grad, dilation)
-    got = gradients_of_spectra(x, weight, grad, dilation, hop, torch.double)
+    if on_tensor_cores:
+        tile = -(-(2 * kernel + hop) // 8) * 8 + 8
+        tiling = Tiling.for_tensor_cores(frames, kernel=kernel, dilation=dilation, tile=tile)
+    else:
+        tiling = Tiling.of(frames, kernel=kernel, dilation=dilation, hop=hop)
+    got = gradients_of_spectra(x, weight, grad, tiling, torch.double)
     for ours, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
@@ -74,7 +87,8 @@ def test_rounding_stays_within_a_small_multiple_of_the_direct_sums(dtype: torch.
     grad = torch.randn(2, 300, 96).to(dtype).double()
     expected = gradients_of_direct_sum(x, weight, grad, 1)
     direct = gradients_of_direct_sum(x.to(dtype), weight.to(dtype), grad.to(dtype), 1)
-    got = gradients_of_spectra(x.to(dtype), weight.to(dtype), grad.to(dtype), 1, 34, dtype)
+    tiling = Tiling.of(300, kernel=17, dilation=1, hop=34)
+    got = gradients_of_spectra(x.to(dtype), weight.to(dtype), grad.to(dtype), tiling, dtype)
     for ours, theirs, exact in zip(got, direct, expected, strict=True):
         assert relative_error(ours, exact) < bound
         assert relative_error(ours, exact) < 4 * relative_error(theirs, exact)
@@ -173,3 +187,21 @@ def test_a_layer_that_has_been_used_can_be_copied_and_stored() -> None:
         layer.weight.mul_(2)
     torch.testing.assert_close(copied(x), own)
     torch.testing.assert_close(pickle.loads(pickle.dumps(layer))(x), 2 * own)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 8e-3), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_values_and_gradients_on_a_gpu_are_those_of_the_direct_sum_in_float64(
+    dtype: torch.dtype, bound: float, dilation: int
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    torch.manual_seed(0)
+    given = torch.randn(3, 301, 96), torch.randn(64, 96, 17) / 40, torch.randn(3, 301, 64)
+    expected = gradients_of_direct_sum(*(tensor.to(dtype).double() for tensor in given), dilation)
+    tiling = Tiling.for_tensor_cores(301, kernel=17, dilation=dilation, tile=gpu_tile(17))
+    x, weight, grad = (tensor.to("cuda", dtype) for tensor in given)
+    got = gradients_of_spectra(x, weight, grad, tiling, dtype)
+    for ours, exact in zip(got, expected, strict=True):
+        assert relative_error(ours.cpu(), exact) < bound

@@ -216,8 +216,11 @@ def test_gradients_of_masked_batch_norm_are_right_also_where_padding_is_used() -
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_masked_batch_norm_and_packed_rows_on_a_gpu_are_those_on_the_cpu(dtype: torch.dtype) -> None:
+def test_masked_batch_norm_and_packed_rows_on_a_gpu_are_those_on_the_cpu(
+    dtype: torch.dtype, channels_last: bool
+) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     torch.manual_seed(0)
@@ -227,7 +230,8 @@ def test_masked_batch_norm_and_packed_rows_on_a_gpu_are_those_on_the_cpu(dtype: 
     for device in ("cpu", "cuda"):
         x, weight, bias = (tensor.to(device).requires_grad_() for tensor in given)
         padding = padding_of(x, lengths.to(device), places.to(device))
-        y, mean, var = masked_batch_norm(x.to(dtype), weight, bias, padding, eps=1e-3)
+        laid_out = x.to(dtype).transpose(1, 2).contiguous().transpose(1, 2) if channels_last else x.to(dtype)
+        y, mean, var = masked_batch_norm(laid_out, weight, bias, padding, eps=1e-3)
         taken = take_utterances(y.transpose(1, 2), places.to(device), longest=50)
         grads = torch.autograd.grad(taken.float().square().sum() + taken.float().sum(), [x, weight, bias])
         results.append([tensor.cpu() for tensor in (padding.mask, taken, mean, var, *grads)])

@@ -1,0 +1,180 @@
+"""Batch norm, residual sum, ReLU, dropout and mask in few passes over memory, forward and backward, on NVIDIA GPUs.
+
+Eager they are some fifteen passes and a third of a training step; here two forward (statistics, result) and two
+backward, of which nothing is kept but inputs and output.
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from jasper_ray.model.layout import DRAWS
+
+MAX_INPUTS = 15
+MAX_PARTS = 128
+PROGRAMS = 528
+"""As many as a large GPU (132 multiprocessors) runs at a time; a constant, so that sums do not depend on the GPU."""
+FRAMES, FEW_FRAMES, DRAW_FRAMES = 32, 16, 8
+NUM_DRAW_GROUPS = 8
+
+
+class NormInput(NamedTuple):
+    """A tensor to normalise, and how."""
+
+    x: Tensor
+    """`(R, C, T)`, the channels of a frame together in memory."""
+    weight: Tensor
+    """`(C,)` fp32."""
+    bias: Tensor
+    """`(C,)` fp32."""
+    sums: tuple[Tensor, Tensor] | None
+    """`(C,)` fp32 each: mean and unbiased variance are added to them; none, to nothing."""
+
+
+def is_frame_by_frame(x: Tensor) -> bool:
+    """Whether `(R, C, T)` lies in memory as `(R, T, C)` without gaps."""
+    return x.transpose(1, 2).is_contiguous()
+
+
+def norm_relu_dropout(
+    inputs: Sequence[NormInput],
+    *,
+    is_padding: Tensor | None,
+    num_dropped: int,
+    eps: float,
+    excludes_padding: bool,
+) -> Tensor:
+    """Batch norm of each input with the statistics of this call, their sum, ReLU, dropout, zeros in the padding.
+
+    Args:
+        inputs: 1 to 15, alike in shape, type and device.
+        is_padding: `(R, 1, T)`; none if there is none.
+        num_dropped: Elements of 65,536 that dropout drops, 0 to 65,535; drawn from a seed that torch's generator of
+            the CPU gives.
+        eps: Added to the variance.
+        excludes_padding: Whether statistics are those of the other frames alone.
+
+    Returns:
+        `(R, C, T)` laid out as the inputs.
+    """
+    seed = int(torch.randint(2**40, 2**62, ())) | 1 if num_dropped else 1
+    tensors = [tensor for one in inputs for tensor in one[:3]]
+    given = _Given(
+        tuple(one.sums for one in inputs),
+        is_padding,
+        num_dropped,
+        seed,
+        eps,
+        excludes_padding and is_padding is not None,
+    )
+    return _NormReluDropout.apply(given, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Given(NamedTuple):
+    sums: tuple[tuple[Tensor, Tensor] | None, ...]
+    is_padding: Tensor | None
+    num_dropped: int
+    seed: int
+    eps: float
+    excludes: bool
+
+    @property
+    def scale(self) -> float:
+        """Of what is not dropped."""
+        return DRAWS / (DRAWS - self.num_dropped)
+
+
+class _NormReluDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, given: _Given, *tensors: Tensor) -> Tensor:
+        kernels = _kernels()
+        xs, weights, biases = tensors[0::3], tensors[1::3], tensors[2::3]
+        num_rows, num_channels, row_frames = xs[0].shape
+        num_frames, channels = num_rows * row_frames, _block(num_channels)
+        # Never read where it is not told to; a pointer must be given.
+        is_padding = xs[0].new_empty(1, dtype=torch.bool) if given.is_padding is None else given.is_padding
+        norms = weights[0].new_empty(len(xs), 4, num_channels)
+        num_valid = norms.new_empty(1)
+        parts, frames_each = _parts(num_frames, num_channels)
+        counts, means, squares = (
+            norms.new_empty(size) for size in (parts, (parts, num_channels), (parts, num_channels))
+        )
+        blocks = -(-num_channels // channels)
+        with torch.cuda.device_of(norms):  # type: ignore[no-untyped-call] # Triton launches on the current device
+            for i, x in enumerate(xs):
+                kernels.statistics_kernel[(parts, blocks)](
+                    x, is_padding.view(torch.uint8), counts, means, squares, num_frames, frames_each,
+                    NUM_CHANNELS=num_channels, EXCLUDES=given.excludes, FRAMES=FRAMES, CHANNELS=channels,
+                )  # fmt: skip
+                sums = given.sums[i]
+                kernels.combine_kernel[(-(-num_channels // 32),)](
+                    counts, means, squares, weights[i], biases[i], *(sums or (counts, counts)), num_valid, norms[i],
+                    parts, given.eps,
+                    NUM_CHANNELS=num_channels, COLLECTS=sums is not None, PARTS=_power_of_two(parts), CHANNELS=32,
+                )  # fmt: skip
+            y = torch.empty_like(xs[0])
+            kernels.forward_kernel[(-(-num_frames // (NUM_DRAW_GROUPS * DRAW_FRAMES)), blocks)](
+                xs, norms, is_padding.view(torch.uint8), y, num_frames, given.seed, given.scale,
+                NUM=len(xs), NUM_CHANNELS=num_channels, MASKS=given.is_padding is not None,
+                DROPPED=given.num_dropped, FRAMES=DRAW_FRAMES, CHANNELS=channels,
+            )  # fmt: skip
+        ctx.save_for_backward(*xs, y, norms, num_valid, is_padding)
+        ctx.given = given
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, given = _kernels(), ctx.given
+        *xs, y, norms, num_valid, is_padding = ctx.saved_tensors
+        num_rows, num_channels, row_frames = y.shape
+        num_frames, channels = num_rows * row_frames, _block(num_channels)
+        if not is_frame_by_frame(grad_y):
+            grad_y = grad_y.transpose(1, 2).contiguous().transpose(1, 2)
+        parts, frames_each = _parts(num_frames, num_channels)
+        blocks = -(-num_channels // channels)
+        sums = norms.new_empty(parts, len(xs) + 1, num_channels)
+        grad_weight, grad_bias = (norms.new_empty(len(xs), num_channels) for _ in range(2))
+        grad_xs = tuple(torch.empty_like(x) for x in xs)
+        shape = {"NUM": len(xs), "NUM_CHANNELS": num_channels}
+        with torch.cuda.device_of(norms):  # type: ignore[no-untyped-call]
+            kernels.reduce_kernel[(parts, blocks)](
+                tuple(xs), norms, y, grad_y, sums, num_frames, frames_each, given.scale,
+                **shape, SUMS=_power_of_two(len(xs) + 1), FRAMES=FRAMES if len(xs) < 3 else FEW_FRAMES,
+                CHANNELS=channels,
+            )  # fmt: skip
+            kernels.sum_kernel[(-(-num_channels // 32), len(xs))](
+                sums, grad_weight, grad_bias, parts, **shape, PARTS=_power_of_two(parts), CHANNELS=32
+            )
+            kernels.backward_kernel[(-(-num_frames // FRAMES), blocks)](
+                tuple(xs), grad_xs, norms, y, grad_y, grad_weight, grad_bias, num_valid, is_padding.view(torch.uint8),
+                num_frames, given.scale, **shape, EXCLUDES=given.excludes, FRAMES=FRAMES, CHANNELS=channels,
+            )  # fmt: skip
+        triples = zip(grad_xs, grad_weight.unbind(), grad_bias.unbind(), strict=True)
+        return None, *(tensor for triple in triples for tensor in triple)
+
+
+def _kernels() -> Any:
+    return importlib.import_module("jasper_ray.model.norm_kernels")  # it needs Triton, which few machines have
+
+
+def _block(num_channels: int) -> int:
+    """Channels of a program."""
+    return min(128, max(16, _power_of_two(num_channels)))
+
+
+def _parts(num_frames: int, num_channels: int) -> tuple[int, int]:
+    """In how many parts frames are summed up, and the frames of a part: whole blocks of FRAMES."""
+    wanted = max(1, min(MAX_PARTS, PROGRAMS // -(-num_channels // _block(num_channels))))
+    blocks = -(-num_frames // FRAMES)
+    each = -(-blocks // wanted)
+    return -(-blocks // each), each * FRAMES
+
+
+def _power_of_two(least: int) -> int:
+    """The smallest power of two that is not below `least`, a number from 1."""
+    return 1 << (least - 1).bit_length()
