@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from jasper_ray.inference.direct import DirectRunner
+from jasper_ray.inference.epilogue import kernels_run
 from jasper_ray.inference.folded import FoldedJasper
 from jasper_ray.inference.fused import FusedRunner
-from jasper_ray.model.ctc_triton import triton_is_usable
 
 ROWS = (1, 2, 4, 8, 16, 32)
 FRAMES = (200, 400, 704, 1200, 1680, 2400)
@@ -85,10 +85,12 @@ class CapturedRunner:
     def __init__(self, folded: FoldedJasper, *, device: torch.device, dtype: torch.dtype) -> None:
         self._device = device
         self._runner: FusedRunner | DirectRunner
-        if folded.bounds is not None and triton_is_usable(device):
+        if folded.bounds is not None and kernels_run(device):
             self._runner = FusedRunner(folded, device=device, dtype=dtype)
         else:
             self._runner = DirectRunner(folded, device=device, dtype=dtype)
+        # One for all buckets: cuBLAS takes some 32 MiB for each stream that it has ever worked on.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graphs: dict[tuple[int, int], _Graph] = {}
         self._pool: Any = None  # a handle
 
@@ -128,15 +130,14 @@ class CapturedRunner:
         shape = (num_rows, num_mels, num_frames)
         given = BatchMemory(shape, device=self._device)
         given.lengths.fill_(num_frames)
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # memory, libraries and the choice of kernels: not to be recorded
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):  # memory, libraries and the choice of kernels: not to be recorded
             for _ in range(RUNS_BEFORE_CAPTURE):
                 self._computed(given.features, given.lengths)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self._stream)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             log_probs = self._computed(given.features, given.lengths)
         staged = BatchMemory(shape, device=torch.device("cpu"), is_pinned=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
