@@ -65,10 +65,13 @@ def triton_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "triton", reason="triton is not installed, as without a CUDA build of torch: pip install triton"
     )
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    kernels = "jasper_ray.model.ctc_kernels"  # interpreted or compiled from the time it is imported
-    monkeypatch.delitem(sys.modules, kernels, raising=False)
+    # Interpreted or compiled from the time they are imported.
+    modules = ("jasper_ray.model.ctc_kernels", "jasper_ray.training.novograd_kernels")
+    for kernels in modules:
+        monkeypatch.delitem(sys.modules, kernels, raising=False)
     yield
-    sys.modules.pop(kernels, None)
+    for kernels in modules:
+        sys.modules.pop(kernels, None)
 
 
 @pytest.fixture(scope="session")
