@@ -51,8 +51,14 @@ def are_fit(tensors: Tensors, device: torch.device) -> bool:
     """
     if any(one.dtype != torch.float32 or one.device != device or one.layout != torch.strided for one in tensors):
         return False
-    first, *others = (_steps(one.shape, one.stride()) for one in tensors[:3])
-    return tensors.parameter.numel() > 0 and first is not None and all(steps == first for steps in others)
+    if tensors.parameter.numel() == 0:
+        return False
+    parameter, grad, momentum = tensors[:3]
+    # Nearly always so, and quickly said: there are hundreds of tensors a step.
+    if parameter.is_contiguous() and grad.is_contiguous() and momentum.is_contiguous():
+        return True
+    first, *others = (_steps(one.shape, one.stride()) for one in (parameter, grad, momentum))
+    return first is not None and all(steps == first for steps in others)
 
 
 @functools.cache
