@@ -41,6 +41,7 @@ test-nodes: setup  ## on machines out of namespaces: root, apt-get install iprou
 test-triton: setup  ## the kernels of CTC and inference by Triton's interpreter; installs triton (some 190 MB), which only torch's CUDA builds bring along
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check triton==3.7.1
 	$(BIN)/python -m pytest tests/model/test_ctc_triton.py tests/training/test_step.py tests/inference/test_epilogue.py tests/inference/test_fused.py
+	$(BIN)/python -m pytest tests/model/test_ctc_triton.py tests/training/test_step.py tests/training/test_novograd_triton.py
 
 chaos: setup  ## one training run through every fault beside an undisturbed one, 20 to 30 minutes; needs what test-nodes needs
 	$(BIN)/python tests/nodes/chaos.py --write docs/benchmarks

@@ -48,15 +48,17 @@ def apply_statistics(layers: list[BatchNorm], statistics: torch.Tensor, *, unles
         statistics: From `combine_statistics`.
         unless: A true scalar leaves everything as it is, without a look at it by the host.
     """
-    if unless is not None and layers:
-        running = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
-        statistics = torch.where(unless, torch.cat([tensor for tensor in running if tensor is not None]), statistics)
-    offset = 0
+    if not layers:  # torch's list functions want at least one tensor
+        return
+    running, momenta, counters = [], [], []
     for layer in layers:
-        width = layer.num_features
         assert layer.running_mean is not None and layer.running_var is not None and layer.momentum is not None
-        layer.running_mean.lerp_(statistics[offset : offset + width], layer.momentum)
-        layer.running_var.lerp_(statistics[offset + width : offset + 2 * width], layer.momentum)
+        running += [layer.running_mean, layer.running_var]
+        momenta += [layer.momentum] * 2
         if layer.num_batches_tracked is not None:
-            layer.num_batches_tracked += 1 if unless is None else ~unless
-        offset += 2 * width
+            counters.append(layer.num_batches_tracked)
+    if unless is not None:
+        statistics = torch.where(unless, torch.cat(running), statistics)
+    torch._foreach_lerp_(running, statistics.split_with_sizes([len(tensor) for tensor in running]), momenta)
+    if counters:
+        torch._foreach_add_(counters, 1 if unless is None else (~unless).long())

@@ -28,8 +28,9 @@ class WeightAverage:
         else:
             share = (~unless).float() * (1 - self._decay)
             torch._foreach_lerp_(averages, weights, [share] * len(averages))
-        for name in current.keys() - set(floating):  # counters: a count is not an average
-            self.weights[name].copy_(current[name])
+        counters = [name for name, tensor in current.items() if not tensor.is_floating_point()]
+        if counters:  # a count is not an average; torch's list functions want at least one tensor
+            torch._foreach_copy_([self.weights[name] for name in counters], [current[name] for name in counters])
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Continue from a saved average."""

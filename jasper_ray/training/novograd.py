@@ -5,18 +5,21 @@ averaging and bias correction that NVIDIA trains Jasper with.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from jasper_ray.training.novograd_triton import GroupUpdate, Tensors, are_fit, kernels_run_on
+
 
 class Novograd(Optimizer):
     """Per tensor v = beta2 v + (1 - beta2) |g|^2; m = beta1 m + g / (sqrt(v) + eps) + weight_decay p; p -= lr m.
 
-    The first v is |g|^2. All tensors of a group are updated together, in a few kernel launches and without a host
-    synchronisation.
+    The first v is |g|^2. All tensors of a group are updated together, without a host synchronisation: on a GPU with
+    Triton in three launches (`novograd_triton.py`), else by torch's list functions; the two differ by rounding.
 
     `found_inf`, where it is set, is torch's name for a scalar on the device that is 1 if the step must change nothing.
     """
@@ -34,25 +37,41 @@ class Novograd(Optimizer):
         weight_decay: float = 1e-3,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._fast: list[GroupUpdate] = []
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Torch's own, which saves no attributes of ours."""
+        super().__setstate__(state)
+        self._fast = []
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; gradients are left as they are, unless the step is not made."""
+        """Update every parameter that has a gradient; where the step is made, gradients are left as they are."""
         assert closure is None, "closures are not supported"
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._update(parameters, group)
+        self._fast += [GroupUpdate() for _ in range(len(self._fast), len(self.param_groups))]
+        for group, fast in zip(self.param_groups, self._fast, strict=True):
+            tensors = [self._tensors(parameter) for parameter in group["params"] if parameter.grad is not None]
+            fit = []
+            if tensors and kernels_run_on(device := tensors[0].parameter.device):
+                fit = [are_fit(one, device) for one in tensors]
+            if any(fit):
+                settings = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
+                fast.run(list(compress(tensors, fit)), **settings, found_inf=self.found_inf)
+                tensors = [one for one, is_done in zip(tensors, fit, strict=True) if not is_done]
+            if tensors:
+                self._update(tensors, group)
 
-    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _tensors(self, parameter: Tensor) -> Tensors:
+        state = self.state[parameter]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros((), device=parameter.device)
+        assert parameter.grad is not None
+        return Tensors(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
+
+    def _update(self, tensors: list[Tensors], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
-        for parameter in parameters:
-            if not self.state[parameter]:
-                self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
-                self.state[parameter]["exp_avg_sq"] = torch.zeros((), device=parameter.device)
-        momenta = [self.state[parameter]["exp_avg"] for parameter in parameters]
-        squares = [self.state[parameter]["exp_avg_sq"] for parameter in parameters]
-        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        parameters, grads, momenta, squares = map(list, zip(*tensors, strict=True))
         if self.found_inf is not None:  # no product makes a number of what is none
             for grad in grads:
                 grad.masked_fill_(self.found_inf > 0, 0.0)

@@ -1,3 +1,6 @@
+import copy
+
+import pytest
 import torch
 from torch import nn
 
@@ -43,3 +46,25 @@ def test_evaluation_uses_the_running_statistics() -> None:
         layer.running_mean.fill_(1.0)
     x = torch.randn(2, 2, 4)
     torch.testing.assert_close(layer(x), (x - 1.0) / (1.0 + 1e-3) ** 0.5)
+
+
+@pytest.mark.parametrize("unless", [None, False, True])
+def test_layers_of_different_widths_move_together_or_not_at_all(unless: bool | None) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(BatchNorm(3), BatchNorm(5))
+    layers, start = batch_norms(model), copy.deepcopy(model.state_dict())
+    statistics = torch.randn(2 * (3 + 5))
+    if unless:
+        statistics[::3] = torch.nan
+    apply_statistics(layers, statistics, unless=None if unless is None else torch.tensor(unless))
+    combined = statistics.split([3, 3, 5, 5])
+    for number, layer in enumerate(layers):
+        for name, target in (("running_mean", combined[2 * number]), ("running_var", combined[2 * number + 1])):
+            was = start[f"{number}.{name}"]
+            assert torch.equal(getattr(layer, name), was if unless else was.lerp(target, 0.1))
+        assert layer.num_batches_tracked.tolist() == (0 if unless else 1)
+        assert layer.num_batches_tracked.dtype == torch.int64
+
+
+def test_a_model_without_batch_norm_has_no_statistics_to_move() -> None:
+    apply_statistics([], torch.empty(0), unless=torch.tensor(False))

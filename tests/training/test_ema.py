@@ -23,3 +23,13 @@ def test_average_does_not_share_memory_with_the_model() -> None:
     with torch.no_grad():
         layer.weight.fill_(5.0)
     assert average.weights["weight"].tolist() == [1.0, 1.0]
+
+
+def test_a_model_without_counters_is_averaged_too() -> None:
+    layer = torch.nn.Linear(2, 2)
+    average = WeightAverage(layer, decay=0.9)
+    with torch.no_grad():
+        layer.bias.add_(1.0)
+    before = average.weights["bias"].clone()
+    average.update(layer)
+    torch.testing.assert_close(average.weights["bias"], before + 0.1)
