@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
+TRITON_TESTS := tests/model/test_ctc_triton.py tests/model/test_norm_triton.py tests/training/test_step.py \
+	tests/training/test_novograd_triton.py tests/inference/test_epilogue.py tests/inference/test_fused.py
 
 .PHONY: setup demo test test-slow test-realpeer test-nodes test-triton nodes-down check lint bench bench-peers load serve monitor clean chaos
 
@@ -38,10 +40,9 @@ test-realpeer: setup  ## with what PyPI lacks: apt-get install radosgw ceph-mon 
 test-nodes: setup  ## on machines out of namespaces: root, apt-get install iproute2 iptables openssh-server openssh-client rsync redis-server
 	$(BIN)/python -m pytest -m nodes
 
-test-triton: setup  ## the kernels of CTC and inference by Triton's interpreter; installs triton (some 190 MB), which only torch's CUDA builds bring along
+test-triton: setup  ## our kernels by Triton's interpreter; installs triton (some 190 MB), which only torch's CUDA builds bring along
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check triton==3.7.1
-	$(BIN)/python -m pytest tests/model/test_ctc_triton.py tests/training/test_step.py tests/inference/test_epilogue.py tests/inference/test_fused.py
-	$(BIN)/python -m pytest tests/model/test_ctc_triton.py tests/training/test_step.py tests/training/test_novograd_triton.py
+	$(BIN)/python -m pytest $(TRITON_TESTS)
 
 chaos: setup  ## one training run through every fault beside an undisturbed one, 20 to 30 minutes; needs what test-nodes needs
 	$(BIN)/python tests/nodes/chaos.py --write docs/benchmarks

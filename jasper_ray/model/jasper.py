@@ -6,7 +6,7 @@ blocks. Layer names and numerics are those of NVIDIA's implementations of 2021, 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ Normalization = Literal["auto", "torch", "triton"]
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 BATCH_NORM_EPS = 1e-3
+STREAMS_OF_A_BLOCK = 256
 BATCH_NORM_MOMENTUM = 0.1
 
 
@@ -150,7 +151,13 @@ class JasperBlock(nn.Module):
         return layers
 
     def forward(
-        self, x: Tensor, branches: list[Tensor], padding: Padding | None, *, masks_output: bool = True
+        self,
+        x: Tensor,
+        branches: list[Tensor],
+        padding: Padding | None,
+        *,
+        masks_output: bool = True,
+        draws: "Draws | None" = None,
     ) -> Tensor:
         """Run the block.
 
@@ -159,53 +166,75 @@ class JasperBlock(nn.Module):
             branches: Residual inputs, `(R, C_i, T)` each, with padding already zero.
             padding: Which frames of the output are padding, or none.
             masks_output: Whether the output's padding is to be zero; else it may hold anything.
+            draws: What dropout of our own kernels is drawn from; none keeps to torch.
 
         Returns:
             `(R, filters, ceil(T / stride))`.
         """
         norms: list[BatchNorm] = []
         layers = list(self.sub_blocks)
-        for before, layer in zip([None, *layers], layers, strict=False):
+        for position, (before, layer) in enumerate(zip([None, *layers], layers, strict=False)):
             if isinstance(layer, nn.Conv1d):
                 x = layer(mask_padding(x, padding) if isinstance(before, nn.Conv1d) else x)
             elif isinstance(layer, BatchNorm):
                 norms = [layer]
             elif isinstance(layer, Dropout):
-                x = self._normalised([x], norms, layer, padding, masks=True)
+                x = self._normalised([x], norms, layer, padding, masks=True, draws=draws and draws.stream_of(position))
         sums = [x]
         for pane, branch in zip(self.res, branches, strict=True):
             assert isinstance(pane, nn.Sequential)
             conv, norm = pane
             sums.append(conv(branch))
             norms.append(norm)
-        return self._normalised(sums, norms, self.out[1], padding, masks=masks_output)
+        return self._normalised(sums, norms, self.out[1], padding, masks=masks_output, draws=draws)
 
     def _normalised(
-        self, xs: list[Tensor], norms: list[BatchNorm], dropout: nn.Module, padding: Padding | None, *, masks: bool
+        self,
+        xs: list[Tensor],
+        norms: list[BatchNorm],
+        dropout: nn.Module,
+        padding: Padding | None,
+        *,
+        masks: bool,
+        draws: "Draws | None",
     ) -> Tensor:
         """Each input through its batch norm, their sum through activation and dropout."""
         assert isinstance(dropout, Dropout)
-        if self._fuses(xs):
-            return fused_norms(xs, norms, dropout, padding)
+        if draws is not None and _are_fit(xs):
+            return fused_norms(xs, norms, dropout, padding, draws)
         x = norms[0](xs[0], padding)
         for norm, branch in zip(norms[1:], xs[1:], strict=True):
             x = x + norm(branch, padding)
         x = dropout(self.out[0](x))
         return mask_padding(x, padding) if masks else x
 
-    def _fuses(self, xs: list[Tensor]) -> bool:
-        first = xs[0]
-        return (
-            self.training
-            and self.normalization != "torch"
-            and (self.normalization == "triton" or triton_is_usable(first.device))
-            and isinstance(self.out[0], nn.ReLU)
-            and len(xs) <= MAX_INPUTS
-            and all(x.dtype == first.dtype and is_frame_by_frame(x) for x in xs)
-        )
+    def fuses(self, device: torch.device) -> bool:
+        """Whether our own kernels compute what lies between its convolutions, where the layout allows it."""
+        wanted = self.normalization == "triton" or (self.normalization == "auto" and triton_is_usable(device))
+        return self.training and wanted and isinstance(self.out[0], nn.ReLU)
 
 
-def fused_norms(xs: list[Tensor], norms: list[BatchNorm], dropout: Dropout, padding: Padding | None) -> Tensor:
+class Draws(NamedTuple):
+    """What dropout in our own kernels is drawn from."""
+
+    seed: Tensor
+    """`(1,)` int64 on the device."""
+    stream: int
+    """Of all that share the seed."""
+
+    def stream_of(self, position: int) -> "Draws":
+        """Another stream for each position in a block."""
+        return Draws(self.seed, self.stream + 1 + position)
+
+
+def _are_fit(xs: list[Tensor]) -> bool:
+    same = all(x.dtype == xs[0].dtype and is_frame_by_frame(x) for x in xs)
+    return same and len(xs) <= MAX_INPUTS
+
+
+def fused_norms(
+    xs: list[Tensor], norms: list[BatchNorm], dropout: Dropout, padding: Padding | None, draws: Draws
+) -> Tensor:
     """What a block does between two convolutions, in Triton (`jasper_ray.model.norm_triton`); padding becomes zero."""
     counts = not is_recomputing()
     inputs = [
@@ -218,6 +247,8 @@ def fused_norms(xs: list[Tensor], norms: list[BatchNorm], dropout: Dropout, padd
         num_dropped=min(round(dropout.p * DRAWS), DRAWS - 1),
         eps=norms[0].eps,
         excludes_padding=norms[0].excludes_padding,
+        seed=draws.seed,
+        stream=draws.stream,
     )
 
 
@@ -243,6 +274,8 @@ class JasperEncoder(nn.Module):
         self.masked = config.masked
         self.num_mels = num_mels
         self.recomputes = False
+        self.register_buffer("dropout_seed", torch.zeros(1, dtype=torch.int64), persistent=False)
+        self.dropout_seed: Tensor
         self.layers = nn.ModuleList()
         history = [num_mels]
         for block in self.blocks:
@@ -258,16 +291,25 @@ class JasperEncoder(nn.Module):
             )
         padding = padding_of(features, lengths, places) if self.masked else None
         history = [mask_padding(features, padding)]
+        fused = [isinstance(layer, JasperBlock) and layer.fuses(features.device) for layer in self.layers]
+        if any(fused):
+            self._draw_seed()
         x = features
         for position, (block, layer) in enumerate(zip(self.blocks, self.layers, strict=True)):
             if block.stride > 1:
                 lengths = strided_lengths(lengths, block.stride)
                 padding = padding.strided(block.stride) if padding else None
             inputs = (history[-1], branch_inputs(block, history), padding)
-            run = partial(layer, masks_output=position < len(self.blocks) - 1)
+            draws = Draws(self.dropout_seed, STREAMS_OF_A_BLOCK * position) if fused[position] else None
+            run = partial(layer, masks_output=position < len(self.blocks) - 1, draws=draws)
             x = recomputed(run, *inputs) if self.recomputes and self.training else run(*inputs)
             history = [*history, x] if block.residual == "dense" else [x]
         return x, lengths
+
+    def _draw_seed(self) -> None:
+        """A seed from torch's generator of the CPU; who captures a graph sets it before each replay."""
+        if not (self.dropout_seed.is_cuda and torch.cuda.is_current_stream_capturing()):
+            self.dropout_seed.fill_(int(torch.randint(2**62, ())))
 
 
 def branch_inputs(block: BlockConfig, history: list[Item]) -> list[Item]:

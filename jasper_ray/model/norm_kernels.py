@@ -120,14 +120,14 @@ def combine_kernel(
 
 
 @triton.jit
-def _random_words(seed, counter):
-    """Four words of 32 random bits for each counter: Philox 4x32 of 7 rounds (Salmon et al. 2011)."""
+def _random_words(seed, stream, counter):
+    """Four words of 32 random bits for each counter of a stream: Philox 4x32 of 7 rounds (Salmon et al. 2011)."""
     key_0 = (seed & 0xFFFFFFFF).to(tl.uint32)
     key_1 = (seed >> 32).to(tl.uint32)
     word_0 = counter.to(tl.uint32)
-    word_1 = tl.full(counter.shape, 0, tl.uint32)
-    word_2 = word_1
-    word_3 = word_1
+    word_1 = tl.full(counter.shape, 0, tl.uint32) + stream.to(tl.uint32)
+    word_2 = tl.full(counter.shape, 0, tl.uint32)
+    word_3 = word_2
     for _ in tl.static_range(7):
         product_0 = word_0.to(tl.uint64) * 0xD2511F53
         product_2 = word_2.to(tl.uint64) * 0xCD9E8D57
@@ -163,7 +163,7 @@ def _stored(y, value, offsets, frames, inside, is_padding, num_frames, MASKS: tl
     tl.store(y + offsets, value.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["seed", "num_frames"])
+@triton.jit(do_not_specialize=["stream", "num_frames"])
 def forward_kernel(
     xs,
     norms,
@@ -171,6 +171,7 @@ def forward_kernel(
     y,
     num_frames,
     seed,
+    stream,
     scale,
     NUM: tl.constexpr,
     NUM_CHANNELS: tl.constexpr,
@@ -180,14 +181,15 @@ def forward_kernel(
     CHANNELS: tl.constexpr,
 ):
     """`y` `(M, C)`: the inputs' normalised sum through ReLU, dropout and mask. A share DROPPED / 2**16 is dropped and
-    the rest multiplied by `scale`; a program takes 8 times FRAMES frames, and one draw serves a frame of each.
+    the rest multiplied by `scale`; a program takes 8 times FRAMES frames, and one draw serves a frame of each. The seed
+    lies on the device, so that a graph that is replayed draws anew.
     """
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     there = channels < NUM_CHANNELS
     base = tl.program_id(0) * (DRAW_GROUPS * FRAMES) + tl.arange(0, FRAMES)
     if DROPPED > 0:
         draw = (tl.program_id(0) * FRAMES + tl.arange(0, FRAMES))[:, None] * NUM_CHANNELS + channels[None, :]
-        word_0, word_1, word_2, word_3 = _random_words(seed, draw)
+        word_0, word_1, word_2, word_3 = _random_words(tl.load(seed), stream, draw)
     for group in range(DRAW_GROUPS):
         frames = base + group * FRAMES
         inside = (frames < num_frames)[:, None] & there[None, :]

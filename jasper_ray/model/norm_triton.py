@@ -47,27 +47,30 @@ def norm_relu_dropout(
     num_dropped: int,
     eps: float,
     excludes_padding: bool,
+    seed: Tensor,
+    stream: int = 0,
 ) -> Tensor:
     """Batch norm of each input with the statistics of this call, their sum, ReLU, dropout, zeros in the padding.
 
     Args:
         inputs: 1 to 15, alike in shape, type and device.
         is_padding: `(R, 1, T)`; none if there is none.
-        num_dropped: Elements of 65,536 that dropout drops, 0 to 65,535; drawn from a seed that torch's generator of
-            the CPU gives.
+        num_dropped: Elements of 65,536 that dropout drops, 0 to 65,535.
         eps: Added to the variance.
         excludes_padding: Whether statistics are those of the other frames alone.
+        seed: `(1,)` int64 on the device; what is dropped depends on it and on `stream` alone.
+        stream: Which of the dropouts that share the seed this is.
 
     Returns:
         `(R, C, T)` laid out as the inputs.
     """
-    seed = int(torch.randint(2**40, 2**62, ())) | 1 if num_dropped else 1
     tensors = [tensor for one in inputs for tensor in one[:3]]
     given = _Given(
         tuple(one.sums for one in inputs),
         is_padding,
         num_dropped,
         seed,
+        stream,
         eps,
         excludes_padding and is_padding is not None,
     )
@@ -78,7 +81,8 @@ class _Given(NamedTuple):
     sums: tuple[tuple[Tensor, Tensor] | None, ...]
     is_padding: Tensor | None
     num_dropped: int
-    seed: int
+    seed: Tensor
+    stream: int
     eps: float
     excludes: bool
 
@@ -118,7 +122,7 @@ class _NormReluDropout(torch.autograd.Function):
                 )  # fmt: skip
             y = torch.empty_like(xs[0])
             kernels.forward_kernel[(-(-num_frames // (NUM_DRAW_GROUPS * DRAW_FRAMES)), blocks)](
-                xs, norms, is_padding.view(torch.uint8), y, num_frames, given.seed, given.scale,
+                xs, norms, is_padding.view(torch.uint8), y, num_frames, given.seed, given.stream, given.scale,
                 NUM=len(xs), NUM_CHANNELS=num_channels, MASKS=given.is_padding is not None,
                 DROPPED=given.num_dropped, FRAMES=DRAW_FRAMES, CHANNELS=channels,
             )  # fmt: skip

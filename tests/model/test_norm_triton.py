@@ -16,6 +16,7 @@ from jasper_ray.model.jasper import BatchNorm, Jasper, set_normalization
 from jasper_ray.model.norm_triton import NormInput, is_frame_by_frame, norm_relu_dropout
 
 EPS = 1e-3
+SEED = torch.tensor([2**40 + 7])
 NO_TRITON = "triton is not installed, as without a CUDA build of torch: pip install triton"
 
 # The interpreter is numpy, which warns of overflows and log(0).
@@ -79,7 +80,7 @@ def test_values_statistics_and_gradients_are_those_of_float64(case: str, triton_
     torch.manual_seed(0)
     inputs = random_inputs(rows, channels, frames, num=num)
     is_padding = padding_of_half(rows, frames) if padded else None
-    y = norm_relu_dropout(inputs, is_padding=is_padding, num_dropped=0, eps=EPS, excludes_padding=excludes)
+    y = norm_relu_dropout(inputs, is_padding=is_padding, num_dropped=0, eps=EPS, excludes_padding=excludes, seed=SEED)
     expected, statistics = expected_of(inputs, is_padding, excludes=excludes and padded)
     torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
     assert is_frame_by_frame(y)
@@ -92,13 +93,20 @@ def test_values_statistics_and_gradients_are_those_of_float64(case: str, triton_
         torch.testing.assert_close(got, exact, atol=2e-5, rtol=1e-4, check_dtype=False)
 
 
-def test_dropout_drops_its_share_scales_the_rest_and_repeats_with_the_seed(triton_interpreter: None) -> None:
+def test_dropout_drops_its_share_scales_the_rest_and_repeats_with_its_stream(triton_interpreter: None) -> None:
     torch.manual_seed(0)
     inputs = random_inputs(1, 64, 70, num=1)
 
-    def run(seed: int, num_dropped: int) -> Tensor:
-        torch.manual_seed(seed)
-        return norm_relu_dropout(inputs, is_padding=None, num_dropped=num_dropped, eps=EPS, excludes_padding=False)
+    def run(stream: int, num_dropped: int) -> Tensor:
+        return norm_relu_dropout(
+            inputs,
+            is_padding=None,
+            num_dropped=num_dropped,
+            eps=EPS,
+            excludes_padding=False,
+            seed=SEED,
+            stream=stream,
+        )
 
     plain, dropped = run(1, 0), run(1, 16384)
     positive = plain > 0
@@ -115,7 +123,7 @@ def test_a_number_that_is_none_is_seen_in_the_output(triton_interpreter: None) -
     inputs = random_inputs(1, 16, 8, num=1)
     with torch.no_grad():
         inputs[0].x[0, 3, 2] = float("nan")
-    y = norm_relu_dropout(inputs, is_padding=None, num_dropped=0, eps=EPS, excludes_padding=False)
+    y = norm_relu_dropout(inputs, is_padding=None, num_dropped=0, eps=EPS, excludes_padding=False, seed=SEED)
     assert y[0, 3].isnan().all() and y[0, :3].isfinite().all()
 
 
@@ -176,8 +184,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from jasper_ray.model import norm_kernels as kernels
 halves = dict.fromkeys(("x", "y", "grad_y"), "*bf16") | dict.fromkeys(("xs", "grad_xs"), ("*bf16", "*bf16"))
-numbers = dict.fromkeys(("num_frames", "frames_each", "num_parts"), "i32") | {"seed": "i64", "scale": "fp32"}
-known = halves | numbers | {"eps": "fp32", "is_padding": "*u8"}
+numbers = dict.fromkeys(("num_frames", "frames_each", "num_parts", "stream"), "i32")
+known = halves | numbers | {"scale": "fp32", "eps": "fp32", "is_padding": "*u8", "seed": "*i64"}
 shape = {"NUM_CHANNELS": 640, "CHANNELS": 128, "FRAMES": 16}
 for kernel, constants in (
     (kernels.statistics_kernel, {**shape, "EXCLUDES": True}),
@@ -235,7 +243,9 @@ def test_half_precision_with_dropout_on_a_gpu_at_the_sizes_of_the_real_model(dty
     expected, _ = expected_of(inputs, is_padding, excludes=True)
     on_gpu = [NormInput(*(t.detach().cuda().requires_grad_() for t in one[:3]), None) for one in inputs]
     on_gpu = [NormInput(one.x.transpose(1, 2).contiguous().transpose(1, 2), *one[1:]) for one in on_gpu]
-    y = norm_relu_dropout(on_gpu, is_padding=is_padding.cuda(), num_dropped=13107, eps=EPS, excludes_padding=True)
+    y = norm_relu_dropout(
+        on_gpu, is_padding=is_padding.cuda(), num_dropped=13107, eps=EPS, excludes_padding=True, seed=SEED.cuda()
+    )
     got, kept = y.double().cpu() * (1 - 13107 / 65536), y.cpu() > 0
     large = expected > 0.1
     assert abs(float(kept[large].float().mean()) - 0.8) < 0.01
