@@ -88,7 +88,7 @@ class TrainingConfig(StrictModel):
     10 bits; `fp32` forbids it. `fp16` scales the loss, halving the scale after an overflow."""
     ctc: Literal["auto", "torch", "triton"] = "auto"
     """Who computes the CTC loss: torch, or on an NVIDIA GPU our own kernels in Triton, which give equal bits every time
-    and leave all lengths on the GPU. `auto` is torch until ours have been measured on a GPU."""
+    and leave all lengths on the GPU. `auto` is ours on such a GPU where the package triton is installed."""
     normalization: Literal["auto", "torch", "triton"] = "auto"
     """Who computes what lies between convolutions (batch norm, residual sum, ReLU, dropout, mask): torch, one pass over
     memory for each, or on an NVIDIA GPU our own kernels in Triton, two passes for all. `auto` is ours on such a GPU
@@ -131,6 +131,10 @@ class TrainingConfig(StrictModel):
     memory_probe: bool | None = None
     """Try the largest micro-batch that the plan can hold before training, so that one that does not fit says so at
     once; it changes no number. null: on a GPU only."""
+    cuda_graphs: bool | None = None
+    """Record forward and backward pass of each shape of micro-batch once and replay them as one, so that a fast GPU
+    does not wait for Python (NVIDIA GPUs, with `ctc` by Triton). Workers then exchange their gradients after the
+    backward pass instead of during it. null: where there is one worker."""
     cudnn_benchmark: bool = True
     """Let cuDNN time its convolution algorithms (GPU only)."""
 
@@ -263,6 +267,15 @@ class RunConfig(StrictModel):
                     f"training.{key}=triton needs cluster.use_gpu=true, got false: its kernels run on NVIDIA GPUs "
                     f"only. Without one take training.{key}=auto or torch"
                 )
+        if self.training.cuda_graphs and not cluster.use_gpu:
+            raise ValueError(
+                "training.cuda_graphs=true needs cluster.use_gpu=true, got false: leave it out, or give workers GPUs"
+            )
+        if self.training.cuda_graphs and self.training.gradients.compression == "powersgd":
+            raise ValueError(
+                "training.cuda_graphs=true cannot be had with training.gradients.compression=powersgd, which works on "
+                "gradients while the backward pass runs: take none, bf16 or fp16, or cuda_graphs=false"
+            )
         if self.augment.speed_method == "folded" and self.features.flavour != "default":
             raise ValueError(
                 f"augment.speed_method=folded needs features.flavour=default, got {self.features.flavour!r}: it is an "

@@ -184,6 +184,7 @@ class JasperBlock(nn.Module):
         for pane, branch in zip(self.res, branches, strict=True):
             assert isinstance(pane, nn.Sequential)
             conv, norm = pane
+            assert isinstance(norm, BatchNorm)
             sums.append(conv(branch))
             norms.append(norm)
         return self._normalised(sums, norms, self.out[1], padding, masks=masks_output, draws=draws)
@@ -292,8 +293,8 @@ class JasperEncoder(nn.Module):
         padding = padding_of(features, lengths, places) if self.masked else None
         history = [mask_padding(features, padding)]
         fused = [isinstance(layer, JasperBlock) and layer.fuses(features.device) for layer in self.layers]
-        if any(fused):
-            self._draw_seed()
+        if any(fused) and not (features.is_cuda and torch.cuda.is_current_stream_capturing()):
+            self.draw_seed()
         x = features
         for position, (block, layer) in enumerate(zip(self.blocks, self.layers, strict=True)):
             if block.stride > 1:
@@ -306,10 +307,12 @@ class JasperEncoder(nn.Module):
             history = [*history, x] if block.residual == "dense" else [x]
         return x, lengths
 
-    def _draw_seed(self) -> None:
-        """A seed from torch's generator of the CPU; who captures a graph sets it before each replay."""
-        if not (self.dropout_seed.is_cuda and torch.cuda.is_current_stream_capturing()):
-            self.dropout_seed.fill_(int(torch.randint(2**62, ())))
+    def draw_seed(self) -> None:
+        """Draw the seed of our own kernels' dropout from torch's generator of the CPU.
+
+        A forward pass does; where it is captured in a graph, who replays it must.
+        """
+        self.dropout_seed.fill_(int(torch.randint(2**62, ())))
 
 
 def branch_inputs(block: BlockConfig, history: list[Item]) -> list[Item]:

@@ -34,7 +34,7 @@ def combine_statistics(layers: list[BatchNorm], *, num_microbatches: int, world:
         One flat tensor for `apply_statistics`.
     """
     sums = [tensor for layer in layers for tensor in (layer.mean_sum, layer.var_sum)]
-    count = torch.tensor([float(num_microbatches)], device=world.device)
+    count = torch.full((1,), float(num_microbatches), device=world.device)
     flat = world.sum(torch.cat([*sums, count]))
     return flat[:-1] / flat[-1]
 

@@ -25,6 +25,10 @@ class WeightAverage:
         weights = [current[name] for name in floating]
         if unless is None:
             torch._foreach_lerp_(averages, weights, 1 - self._decay)
+        elif unless.is_cuda:  # a lerp by a tensor would be one launch for each of the averages
+            steps = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(steps, (~unless).float() * (1 - self._decay))
+            torch._foreach_add_(averages, list(steps))
         else:
             share = (~unless).float() * (1 - self._decay)
             torch._foreach_lerp_(averages, weights, [share] * len(averages))

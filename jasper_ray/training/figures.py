@@ -71,7 +71,9 @@ class LocalSums:
     def sums(self, device: torch.device) -> Tensor:
         """Loss, utterances, seconds, frames, frames with padding, utterances whose loss is not finite; float64."""
         known = [0, self._num_utterances, self._audio_s, self._frames, self._padded_frames, 0]
-        sums = torch.tensor(known, dtype=torch.float64, device=device)
+        # Pinned: the host would wait for the device to copy from other memory.
+        sums = torch.tensor(known, dtype=torch.float64, pin_memory=device.type == "cuda")
+        sums = sums.to(device, non_blocking=True)
         if self._losses:
             losses = self.losses(device).double()
             sums[0], sums[5] = losses.sum(), (~losses.isfinite()).sum()

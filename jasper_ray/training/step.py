@@ -19,9 +19,11 @@ from jasper_ray.model.ctc import ctc_losses
 from jasper_ray.model.ctc_triton import ctc_losses_triton, triton_is_usable
 from jasper_ray.model.jasper import Jasper, set_normalization
 from jasper_ray.training.batch_norm import apply_statistics, batch_norms, clear_statistics, combine_statistics
+from jasper_ray.training.captured import CapturedPasses, CudaRecorder, Recorder
 from jasper_ray.training.ema import WeightAverage
 from jasper_ray.training.exchange import exchanging_gradients, forget_errors
 from jasper_ray.training.figures import LocalSums, PendingStep, StepResult, read_steps
+from jasper_ray.training.gradients import FlatGradients
 from jasper_ray.training.world import World
 
 DROPOUT_STREAM = 201
@@ -63,7 +65,8 @@ class TrainStep:
                     f"training.{key}=auto or torch"
                 )
         set_normalization(model, config.normalization)
-        self._ctc_in_triton = config.ctc == "triton"
+        on_triton = triton_is_usable(world.device)
+        self._ctc_in_triton = config.ctc == "triton" or (config.ctc == "auto" and on_triton)
         self._model = model
         self._world = world
         self._optimizer = optimizer
@@ -80,7 +83,10 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
         self._encoder_is_frozen = False
         self._exchange = config.gradients
-        self._parallel: nn.Module = exchanging_gradients(model, world, self._exchange)
+        wanted = world.size == 1 if config.cuda_graphs is None else config.cuda_graphs
+        self._captures = wanted and on_triton and self._ctc_in_triton
+        self._record: Recorder = CudaRecorder()
+        self._begin_passes()
 
     def freeze_encoder(self, frozen: bool) -> None:
         """Let the encoder learn or not; all workers must do so after the same step."""
@@ -90,8 +96,36 @@ class TrainStep:
         self._optimizer.zero_grad(set_to_none=True)
         self._model.encoder.requires_grad_(not frozen)
         self._norms = batch_norms(self._model.decoder if frozen else self._model)
-        # DDP looks once, when it is made, at what is to be exchanged.
-        self._parallel = exchanging_gradients(self._model, self._world, self._exchange)
+        self._begin_passes()
+
+    def _begin_passes(self) -> None:
+        """Who runs forward and backward passes of those parameters that now learn, and exchanges their gradients."""
+        self._parallel: nn.Module = self._model
+        self._flat: FlatGradients | None = None
+        self._passes: CapturedPasses | None = None
+        if not self._captures:
+            self._parallel = exchanging_gradients(self._model, self._world, self._exchange)
+            return
+        self._flat = FlatGradients(self._model.parameters())
+        self._passes = CapturedPasses(
+            self._pass,
+            before_replay=self._model.encoder.draw_seed,
+            around=lambda: forget_spectra(self._model),
+            record=self._record,
+        )
+
+    @property
+    def num_graphs(self) -> int:
+        """CUDA graphs that have been recorded of micro-batches."""
+        return 0 if self._passes is None else self._passes.num_graphs
+
+    def _pass(self, batch: Batch, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward and backward of a micro-batch on the device, without a wait; losses and log-probs."""
+        with self._autocast():
+            log_probs, _ = self._model(batch.features, batch.feature_lengths, batch.places, batch.longest)
+            losses = self._losses(log_probs, batch, batch)
+            self.scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
+        return losses.detach(), log_probs.detach()
 
     def run(
         self, batches: Iterable[Batch], numbers: list[int], *, global_step: int, num_utterances: int, lr: float
@@ -115,24 +149,35 @@ class TrainStep:
         """
         self._train_mode()
         clear_statistics(self._norms)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._zero_gradients()
         local, started_s = LocalSums(), time.perf_counter()
-        # DDP divides the summed gradients by the number of workers; the mean is over utterances.
-        weight = self._world.size / num_utterances
         iterator: Iterator[Batch] = iter(batches)
         for position, number in enumerate(numbers):
             given = next(iterator)
-            batch = given.to(self._world.device)
             torch.manual_seed(int(uniform(self._seed, DROPOUT_STREAM, global_step, number) * 2**53))
+            if self._passes is not None:
+                losses, log_probs = self._passes(given, 1 / num_utterances, self._world.device)
+                self.worker_s = time.perf_counter() - started_s
+                local.add(given, losses, log_probs, self._encoder_frames(given))
+                continue
+            batch = given.to(self._world.device)
             with self._gradients_exchanged(position == len(numbers) - 1), self._autocast():
                 log_probs, _ = self._parallel(batch.features, batch.feature_lengths, batch.places, batch.longest)
                 losses = self._losses(log_probs, given, batch)
                 self.worker_s = time.perf_counter() - started_s
+                # DDP divides the summed gradients by the number of workers; the mean is over utterances.
+                weight = self._world.size / num_utterances
                 self.scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
             local.add(given, losses.detach(), log_probs.detach(), self._encoder_frames(given))
-        if not numbers:
+        if not numbers and self._flat is None:
             self._take_part_without_data()
         return self._update(local, num_microbatches=len(numbers), lr=lr)
+
+    def _zero_gradients(self) -> None:
+        if self._flat is None:
+            self._optimizer.zero_grad(set_to_none=True)
+        else:
+            self._flat.zero()
 
     def forget_exchange_errors(self) -> None:
         """After a step that was not finite: what a compression carries over would never be finite again."""
@@ -158,6 +203,7 @@ class TrainStep:
         static = self._exchange.static_graph
         if static:  # its first backward pass must be one that exchanges
             self._parallel = self._model
+        self._zero_gradients()
         with torch.random.fork_rng(on_gpu):
             self._train_mode()
             given, batch = batch, batch.to(self.device)
@@ -200,6 +246,8 @@ class TrainStep:
         device = self._world.device
         statistics = combine_statistics(self._norms, num_microbatches=num_microbatches, world=self._world)
         sums = self._world.sum(local.sums(device))
+        if self._flat is not None:
+            self._flat.sum_over(self._world, self._exchange)
         self.scaler.unscale_(self._optimizer)
         grads = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm(grads)

@@ -12,6 +12,8 @@ PRODUCTS = (
     "mkldnn_linear",
 )  # fmt: skip
 """Operators that are a convolution, or the products that one is computed by."""
+PRODUCT_KERNELS = ("xmma", "cutlass", "nvjet", "gemm", "conv", "splitk")
+"""Parts of the names of the kernels that cuDNN and cuBLAS compute them by on a GPU, where a graph has no operators."""
 NO_CONVOLUTION = ("ctc", "Backward0", "ConvolutionBackward")  # nodes of autograd hold operators, and do nothing
 
 
@@ -36,15 +38,13 @@ def step_shares(run: Callable[[int], object], *, steps: int, step_s: float, devi
         if on_gpu:
             torch.cuda.synchronize(device)
     events = profiled.key_averages()
-    times_us = {
-        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        for event in events
-        if not on_gpu or event.device_type == DeviceType.CPU
-    }
-    # On a GPU all that ran there, also what no operator of torch's started.
-    kernels_us = [event.self_device_time_total for event in events if is_kernel(event)]
-    total_us = sum(kernels_us) if on_gpu else sum(times_us.values())
-    products_us = sum(time_us for name, time_us in times_us.items() if is_product(name))
+    if on_gpu:
+        times_us = {event.key: event.self_device_time_total for event in events if is_kernel(event)}
+    else:
+        times_us = {event.key: event.self_cpu_time_total for event in events}
+    belongs = is_product_kernel if on_gpu else is_product
+    total_us = sum(times_us.values())
+    products_us = sum(time_us for name, time_us in times_us.items() if belongs(name))
     busy = total_us / 1e6 / steps / step_s
     return {
         "outside_convolutions": 1 - products_us / total_us if total_us else None,
@@ -55,6 +55,11 @@ def step_shares(run: Callable[[int], object], *, steps: int, step_s: float, devi
 def is_kernel(event: Any) -> bool:
     """Whether an event is work of the GPU, and no mark of the host's on its time line."""
     return event.device_type == DeviceType.CUDA and "#" not in event.key
+
+
+def is_product_kernel(name: str) -> bool:
+    """Whether a GPU's kernel computes a convolution, or a product that one is computed by."""
+    return any(word in name.lower() for word in PRODUCT_KERNELS)
 
 
 def is_product(name: str) -> bool:

@@ -43,6 +43,7 @@ from jobs.benchmarks.profile import step_shares
 FEATURES, TEXT = FeatureConfig(), TextConfig()
 BLANK = Alphabet(TEXT.alphabet).blank
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+GRAPHS = {"auto": None, "on": True, "off": False}
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
@@ -60,19 +61,23 @@ class Case:
     ema_decay: float = 0.999
     packed: bool = False
     """Rows that hold several utterances, `seconds` long on the average; `batch_size` of them would fill the rows."""
-    ctc: Literal["torch", "triton"] = "torch"
+    ctc: Literal["auto", "torch", "triton"] = "auto"
     """Who computes the loss."""
     normalization: Normalization = "auto"
     """Who computes what lies between convolutions."""
+    cuda_graphs: bool | None = None
+    """`training.cuda_graphs`."""
 
     @property
     def name(self) -> str:
         """As it stands in a table."""
         parts = [self.precision, self.method, *(["packed"] if self.packed else [])]
-        if self.ctc == "triton":
-            parts.append("CTC in Triton")
+        if self.ctc != "auto":
+            parts.append(f"CTC in {self.ctc}")
         if self.normalization != "auto":
             parts.append(f"norms in {self.normalization}")
+        if self.cuda_graphs is not None:
+            parts.append("graphs" if self.cuda_graphs else "no graphs")
         return ", ".join(parts)
 
 
@@ -126,6 +131,7 @@ def _describe(case: Case, measured: Mapping[str, Any], num_devices: int) -> dict
         "convolution": case.method,
         "ctc": case.ctc,
         "normalization": case.normalization,
+        "cuda_graphs": measured["cuda_graphs"],
         "step_s": {"mean": statistics.fmean(seconds), **percentiles(seconds)},
         "queued_step_s": measured["queued_step_s"],
         "sequences_per_s": num_devices * measured["utterances"] * per_s,
@@ -179,6 +185,7 @@ def _measure_case(case: Case, benchmark: TrainingBenchmark, world: World) -> dic
     if world.size > 1:  # what workers exchange is no operator of torch's
         shares["device_idle"] = None
     measured = {"step_s": seconds, "queued_step_s": queued_s, "device_flop_per_s": rate, "peak_memory_gb": memory}
+    measured["cuda_graphs"] = step.num_graphs
     return {**measured, **shares, "utterances": len(step.batch.indices), "audio_s": step.batch.audio_s}
 
 
@@ -232,10 +239,17 @@ class CaseStep:
             build_optimizer(model, OptimizerConfig()),
             WeightAverage(model, decay=case.ema_decay) if case.ema_decay else None,
             world=world,
-            config=TrainingConfig(precision=case.precision, ctc=case.ctc, normalization=case.normalization),
+            config=TrainingConfig(
+                precision=case.precision, ctc=case.ctc, normalization=case.normalization, cuda_graphs=case.cuda_graphs
+            ),
             blank=BLANK,
             seed=0,
         )
+
+    @property
+    def num_graphs(self) -> int:
+        """CUDA graphs that the steps are made by."""
+        return self._step.num_graphs
 
     def queue(self, number: int) -> PendingStep:
         """Make a step without waiting for a GPU."""
@@ -282,8 +296,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["auto"], help="training.convolution (auto)")
     parser.add_argument(
-        "--ctc", nargs="+", choices=["torch", "triton"], default=["torch"], help="training.ctc (torch); triton: a GPU"
+        "--ctc", nargs="+", choices=["auto", "torch", "triton"], default=["auto"], help="training.ctc (auto)"
     )
+    parser.add_argument("--cuda-graphs", choices=list(GRAPHS), default="auto", help="training.cuda_graphs (auto)")
     parser.add_argument(
         "--normalizations", nargs="+", choices=NORMALIZATIONS, default=["auto"], help="training.normalization (auto)"
     )
@@ -310,7 +325,8 @@ def cases_of(arguments: argparse.Namespace) -> tuple[Case, ...]:
     if arguments.repeat:
         blocks = tuple(block.model_copy(update={"repeat": arguments.repeat}) for block in blocks)
     model = ModelConfig(preset=None, blocks=blocks)
-    first = Case(model, arguments.batch_sizes[0], arguments.seconds)
+    graphs = GRAPHS[arguments.cuda_graphs]
+    first = Case(model, arguments.batch_sizes[0], arguments.seconds, cuda_graphs=graphs)
     kinds = [first]
     if arguments.packed is not None and not (arguments.peers or arguments.layer):
         kinds.append(replace(first, seconds=arguments.packed, packed=True))
