@@ -13,11 +13,12 @@ FROM ${BASE}
 
 ARG PYTHON=python3
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# rsync and SSH: `ray up` copies files. prometheus: metrics of the cluster, on the head.
+# rsync and SSH: `ray up` copies files. prometheus: metrics of the cluster, on the head. A C compiler and Python's
+# headers: Triton builds the launcher of our GPU kernels when it is first used.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
-        ca-certificates curl "${PYTHON}" "${PYTHON}-venv" openssh-client prometheus rsync \
+        ca-certificates curl gcc libc6-dev "${PYTHON}" "${PYTHON}-dev" "${PYTHON}-venv" openssh-client prometheus rsync \
     && rm -rf /var/lib/apt/lists/*
 
 # User 1000, as the cloud's `ubuntu` is: files that `ray up` mounts keep their owner. Ubuntu 24.04 has a user 1000 already.
