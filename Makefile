@@ -58,8 +58,8 @@ lint: setup
 
 check: lint test
 
-load: setup  ## the demo's bundle under load and faults, about 4 minutes
-	$(BIN)/python -m jobs.benchmark serve --load runs/demo/bundle
+load: setup  ## a small model under load and faults, about 7 minutes
+	$(BIN)/python -m jobs.benchmark serve --load quartznet5x5
 
 bench: setup  ## the benchmark book, beside the last one: 5 to 10 minutes; docs/benchmarks and README.md get the result
 	$(BIN)/python -m jobs.benchmark book --readme README.md

@@ -27,7 +27,12 @@ from jobs.benchmarks.dataset import DatasetBenchmark, measure_dataset
 from jobs.benchmarks.decoding import add_decoding_benchmark, measure_decoding
 from jobs.benchmarks.evaluation_report import add_report_benchmark, measure_report
 from jobs.benchmarks.hearing import measure_features, measure_greedy
-from jobs.benchmarks.inference import add_inference_arguments, inference_benchmark_of, measure_inference
+from jobs.benchmarks.inference import (
+    add_inference_arguments,
+    bundle_or_preset,
+    inference_benchmark_of,
+    measure_inference,
+)
 from jobs.benchmarks.loader import LoaderBenchmark, measure_loading
 from jobs.benchmarks.report import write_report
 from jobs.benchmarks.serving import SchedulerBenchmark, measure_scheduler
@@ -106,7 +111,8 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
     if arguments.load:
         from jobs.benchmarks.serving_load import LoadBenchmark, measure_load  # needs Ray
 
-        return {"load": measure_load(LoadBenchmark(arguments.load, overload_s=arguments.overload_s))}
+        with bundle_or_preset(arguments.load) as bundle:
+            return {"load": measure_load(LoadBenchmark(bundle, overload_s=arguments.overload_s))}
     figures = {"scheduler": measure_scheduler(benchmark)}
     if arguments.http:
         from jobs.benchmarks.serving_http import HttpBenchmark, measure_http  # the only part that needs Ray
@@ -158,7 +164,9 @@ def main() -> None:
     served = parts.add_parser("serve", help="what batching costs a request; with --http, Ray Serve too")
     served.add_argument("--http", action="store_true", help="also over HTTP, beside an empty Ray Serve deployment")
     served.add_argument(
-        "--load", metavar="BUNDLE", help="instead: this bundle under load, overload, a killed replica, an update"
+        "--load",
+        metavar="BUNDLE",
+        help="instead: this bundle, or a preset with random weights, under load, overload, a killed replica, an update",
     )
     served.add_argument("--overload-s", type=float, default=60.0, help="length of the overload (default 60)")
     served.add_argument("--step-ms", type=float, default=3.0, help="what the stub model takes for a batch (default 3)")

@@ -7,9 +7,12 @@ step by step in turn on the same waveforms and weights. Weights are random: they
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -23,7 +26,7 @@ from jasper_ray.errors import ConfigError
 from jasper_ray.inference.direct import DirectRunner
 from jasper_ray.inference.engine import DTYPES, Engine, Method, Precision
 from jasper_ray.inference.folded import fold
-from jasper_ray.model.bundle import Bundle, BundleConfig, build_model, load_bundle
+from jasper_ray.model.bundle import Bundle, BundleConfig, build_model, load_bundle, save_bundle
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.training.latencies import percentiles
 from jobs.benchmarks.calls import num_calls
@@ -247,6 +250,18 @@ def inference_benchmark_of(arguments: argparse.Namespace) -> InferenceBenchmark:
         arguments.peers,
         arguments.openvino,
     )
+
+
+@contextmanager
+def bundle_or_preset(name: str) -> Iterator[str]:
+    """A bundle's address; for the name of a preset, of one with random weights, which ends with the context."""
+    if name not in PRESETS:
+        yield name
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        made = _random_bundle(name)
+        save_bundle(Path(folder), config=made.config, weights=made.model.state_dict(), plain_weights=None)
+        yield folder
 
 
 def _random_bundle(preset: str) -> Bundle:

@@ -45,6 +45,7 @@ class LoadBenchmark:
     audio_s: float = 7.0
     overload_s: float = 60.0
     overload_factor: float = 5.0
+    half_load_s: float = 60.0
     phase_s: float = 15.0
     """Length of every other phase."""
     concurrency: int = 16
@@ -198,7 +199,7 @@ async def _one_replica(benchmark: LoadBenchmark, url: str, name: str, engine_ms:
     try:
         await load.closed(5, 4)  # warm
         capacity = len((await load.closed(benchmark.phase_s, benchmark.concurrency)).latencies_s) / benchmark.phase_s
-        half = await load.open(benchmark.phase_s, capacity / 2)
+        half = await load.open(benchmark.half_load_s, capacity / 2)
         calm_bytes = _resident_bytes(name)
         peak = _Peak(name)
         watching = asyncio.create_task(peak.watch())
@@ -211,7 +212,7 @@ async def _one_replica(benchmark: LoadBenchmark, url: str, name: str, engine_ms:
     half_p50, after_p50 = (statistics.median(one.latencies_s or [float("nan")]) for one in (half, after))
     return {
         "capacity_requests_per_s": round(capacity, 1),
-        "half_load": half.figures(benchmark.phase_s),
+        "half_load": half.figures(benchmark.half_load_s),
         "half_load_p99_over_engine": round(half.figures(1)["p99_ms"] / engine_ms, 2),
         "overload": over.figures(benchmark.overload_s),
         "overload_only_200_and_429": set(over.statuses) <= {"200", "429"},
