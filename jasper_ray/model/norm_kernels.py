@@ -25,6 +25,35 @@ def _sum(values):
 
 
 @triton.jit
+def _tiles(x, first, num_frames, channels, NUM_CHANNELS: tl.constexpr, GROUPS: tl.constexpr, FRAMES: tl.constexpr):
+    """GROUPS tiles of FRAMES frames each, one below the other; zeros where there is nothing.
+
+    Loads that stand together, before their values are used, are under way together: the compiler leaves their order.
+    """
+    tiles = ()  # type: tuple[tl.tensor, ...]
+    frames = tl.arange(0, FRAMES)[:, None]
+    for group in tl.static_range(GROUPS):
+        inside = (first + group * FRAMES + frames < num_frames) & (channels < NUM_CHANNELS)[None, :]
+        # What grows large is one number, in 64 bits.
+        start = x + (first + group * FRAMES).to(tl.int64) * NUM_CHANNELS
+        tiles += (tl.load(start + (frames * NUM_CHANNELS + channels[None, :]), mask=inside, other=0.0),)
+    return tiles
+
+
+@triton.jit
+def _are_valid(is_padding, first, num_frames, EXCLUDES: tl.constexpr, GROUPS: tl.constexpr, FRAMES: tl.constexpr):
+    """For each of GROUPS tiles `(FRAMES,)`: whether frames count."""
+    tiles = ()  # type: tuple[tl.tensor, ...]
+    for group in tl.static_range(GROUPS):
+        frames = first + group * FRAMES + tl.arange(0, FRAMES)
+        valid = frames < num_frames
+        if EXCLUDES:
+            valid = tl.load(is_padding + frames, mask=valid, other=1) == 0
+        tiles += (valid,)
+    return tiles
+
+
+@triton.jit(do_not_specialize=["num_frames"])
 def statistics_kernel(
     x,
     is_padding,
@@ -35,6 +64,7 @@ def statistics_kernel(
     frames_each,
     NUM_CHANNELS: tl.constexpr,
     EXCLUDES: tl.constexpr,
+    GROUPS: tl.constexpr,
     FRAMES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -42,32 +72,31 @@ def statistics_kernel(
     part = tl.program_id(0)
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     there = channels < NUM_CHANNELS
-    count = 0.0
-    mean = tl.full([CHANNELS], 0.0, tl.float32)
-    square = tl.full([CHANNELS], 0.0, tl.float32)
     first = part * frames_each
-    for start in range(0, frames_each, FRAMES):
-        frames = first + start + tl.arange(0, FRAMES)
-        valid = (frames < num_frames) & (frames < first + frames_each)
-        if EXCLUDES:
-            valid = valid & (tl.load(is_padding + frames, mask=valid, other=1) == 0)
-        inside = valid[:, None] & there[None, :]
-        offsets = frames.to(tl.int64)[:, None] * NUM_CHANNELS + channels[None, :]
-        values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
-        # Each block around its own mean, then merged (Chan et al. 1979): no difference of large sums.
-        here = _sum(valid.to(tl.float32))
-        here_mean = _sum(values) / tl.maximum(here, 1.0)
-        apart = tl.where(inside, values - here_mean[None, :], 0.0)
-        here_square = _sum(apart * apart)
-        both = count + here
-        share = here / tl.maximum(both, 1.0)
-        step = here_mean - mean
-        square += here_square + step * step * count * share
-        mean += step * share
-        count = both
+    # Around a frame of the data, for a difference of large sums would lose a small variance around a large mean.
+    known = first < num_frames
+    if EXCLUDES:
+        known = known & (tl.load(is_padding + first, mask=known, other=1) == 0)
+    shift = tl.load(x + first.to(tl.int64) * NUM_CHANNELS + channels, mask=there & known, other=0.0).to(tl.float32)
+    counted = tl.full([FRAMES], 0.0, tl.float32)
+    total = tl.full([FRAMES, CHANNELS], 0.0, tl.float32)
+    squared = tl.full([FRAMES, CHANNELS], 0.0, tl.float32)
+    for start in range(0, frames_each, GROUPS * FRAMES):
+        # Padding is loaded too: to load what is none would wait until it is known.
+        tiles = _tiles(x, first + start, num_frames, channels, NUM_CHANNELS, GROUPS, FRAMES)
+        valid = _are_valid(is_padding, first + start, num_frames, EXCLUDES, GROUPS, FRAMES)
+        for group in tl.static_range(GROUPS):
+            apart = tl.where(valid[group][:, None], tiles[group].to(tl.float32) - shift[None, :], 0.0)
+            counted += valid[group].to(tl.float32)
+            total += apart
+            squared += apart * apart
+    count = _sum(counted)
+    of_apart = _sum(total)
+    step = of_apart / tl.maximum(count, 1.0)
+    square = _sum(squared) - of_apart * step
     tl.store(counts + part + channels * 0, tl.full([CHANNELS], 0.0, tl.float32) + count, mask=channels == 0)
-    tl.store(means + part * NUM_CHANNELS + channels, mean, mask=there)
-    tl.store(squares + part * NUM_CHANNELS + channels, square, mask=there)
+    tl.store(means + part * NUM_CHANNELS + channels, shift + step, mask=there)
+    tl.store(squares + part * NUM_CHANNELS + channels, tl.where(square < 0.0, 0.0, square), mask=there)
 
 
 @triton.jit
@@ -98,15 +127,18 @@ def combine_kernel(
     count = tl.load(counts + parts, mask=parts < num_parts, other=0.0)
     offsets = parts[:, None] * NUM_CHANNELS + channels[None, :]
     part_means = tl.load(means + offsets, mask=inside, other=0.0)
+    part_squares = tl.load(squares + offsets, mask=inside, other=0.0)
+    weights = tl.load(weight + channels, mask=there, other=0.0)
+    biases = tl.load(bias + channels, mask=there, other=0.0)
     total = _sum(count)
     known = tl.maximum(total, 1.0)
     mean = _sum(part_means * count[:, None]) / known
     apart = part_means - mean[None, :]
-    squared = tl.load(squares + offsets, mask=inside, other=0.0) + apart * apart * count[:, None]
+    squared = part_squares + apart * apart * count[:, None]
     square = _sum(tl.where(inside, squared, 0.0))
     deviation = 1.0 / tl.sqrt(square / known + eps)
-    scale = tl.load(weight + channels, mask=there, other=0.0) * deviation
-    shift = tl.load(bias + channels, mask=there, other=0.0) - mean * scale
+    scale = weights * deviation
+    shift = biases - mean * scale
     tl.store(norms + channels, mean, mask=there)
     tl.store(norms + NUM_CHANNELS + channels, deviation, mask=there)
     tl.store(norms + 2 * NUM_CHANNELS + channels, scale, mask=there)
@@ -141,26 +173,16 @@ def _random_words(seed, stream, counter):
 
 
 @triton.jit
-def _activated(xs, norms, frames, channels, inside, NUM: tl.constexpr, NUM_CHANNELS: tl.constexpr):
-    """ReLU of the sum of NUM normalised inputs."""
-    there = channels < NUM_CHANNELS
-    offsets = frames.to(tl.int64)[:, None] * NUM_CHANNELS + channels[None, :]
-    total = tl.full(offsets.shape, 0.0, tl.float32)
-    for i in tl.static_range(NUM):
-        scale = tl.load(norms + (4 * i + 2) * NUM_CHANNELS + channels, mask=there, other=0.0)
-        shift = tl.load(norms + (4 * i + 3) * NUM_CHANNELS + channels, mask=there, other=0.0)
-        x = tl.load(xs[i] + offsets, mask=inside, other=0.0).to(tl.float32)
-        total += x * scale[None, :] + shift[None, :]
-    # A NaN stays one, as in torch's: who looks at the loss must see it.
-    return tl.where(total < 0.0, 0.0, total), offsets
-
-
-@triton.jit
-def _stored(y, value, offsets, frames, inside, is_padding, num_frames, MASKS: tl.constexpr):
-    if MASKS:
-        padding = tl.load(is_padding + frames, mask=frames < num_frames, other=1) != 0
-        value = tl.where(padding[:, None], 0.0, value)
-    tl.store(y + offsets, value.to(y.dtype.element_ty), mask=inside)
+def _drawn(seed, stream, tile, channels, NUM_CHANNELS: tl.constexpr):
+    """Random words for the elements of this program's tiles, of which this is one."""
+    frames = tl.program_id(0) * tile.shape[0] + tl.arange(0, tile.shape[0])
+    # Zeros that the compiler lays out as the tile, and the draws with them; else it would draw in another layout and
+    # exchange every bit through shared memory. They cost nothing: it finds out that they are zeros, but later.
+    if tile.dtype.primitive_bitwidth == 16:
+        zeros = tile.to(tl.uint16, bitcast=True).to(tl.uint32) >> 16
+    else:
+        zeros = tile.to(tl.uint32, bitcast=True).to(tl.uint64) >> 32
+    return _random_words(tl.load(seed), stream, frames[:, None] * NUM_CHANNELS + channels[None, :] + zeros.to(tl.int32))
 
 
 @triton.jit(do_not_specialize=["stream", "num_frames"])
@@ -177,6 +199,7 @@ def forward_kernel(
     NUM_CHANNELS: tl.constexpr,
     MASKS: tl.constexpr,
     DROPPED: tl.constexpr,
+    GROUPS: tl.constexpr,
     FRAMES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -186,27 +209,48 @@ def forward_kernel(
     """
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     there = channels < NUM_CHANNELS
-    base = tl.program_id(0) * (DRAW_GROUPS * FRAMES) + tl.arange(0, FRAMES)
-    if DROPPED > 0:
-        draw = (tl.program_id(0) * FRAMES + tl.arange(0, FRAMES))[:, None] * NUM_CHANNELS + channels[None, :]
-        word_0, word_1, word_2, word_3 = _random_words(tl.load(seed), stream, draw)
-    for group in range(DRAW_GROUPS):
-        frames = base + group * FRAMES
-        inside = (frames < num_frames)[:, None] & there[None, :]
-        value, offsets = _activated(xs, norms, frames, channels, inside, NUM, NUM_CHANNELS)
-        if DROPPED > 0:
-            word = tl.where(group < 4, tl.where(group < 2, word_0, word_1), tl.where(group < 6, word_2, word_3))
-            bits = tl.where(group % 2 == 0, word, word >> 16) & 0xFFFF
-            value = tl.where(bits >= DROPPED, value * scale, 0.0)
-        _stored(y, value, offsets, frames, inside, is_padding, num_frames, MASKS)
+    base = tl.program_id(0) * (DRAW_GROUPS * FRAMES)
+    if DROPPED > 0 and GROUPS < DRAW_GROUPS:
+        tile = _tiles(xs[0], base, num_frames, channels, NUM_CHANNELS, 1, FRAMES)[0]
+        word_0, word_1, word_2, word_3 = _drawn(seed, stream, tile, channels, NUM_CHANNELS)
+    for start in range(0, DRAW_GROUPS, GROUPS):
+        first = base + start * FRAMES
+        inputs = ()  # type: tuple[tl.tensor, ...]
+        for i in tl.static_range(NUM):
+            inputs += (_tiles(xs[i], first, num_frames, channels, NUM_CHANNELS, GROUPS, FRAMES),)
+        kept = _are_valid(is_padding, first, num_frames, MASKS, GROUPS, FRAMES)
+        if DROPPED > 0 and GROUPS == DRAW_GROUPS:  # while the only loads are under way
+            word_0, word_1, word_2, word_3 = _drawn(seed, stream, inputs[0][0], channels, NUM_CHANNELS)
+        results = ()  # type: tuple[tl.tensor, ...]
+        for group in tl.static_range(GROUPS):
+            for i in tl.static_range(NUM):
+                factor = tl.load(norms + (4 * i + 2) * NUM_CHANNELS + channels, mask=there, other=0.0)
+                shift = tl.load(norms + (4 * i + 3) * NUM_CHANNELS + channels, mask=there, other=0.0)
+                term = inputs[i][group].to(tl.float32) * factor[None, :] + shift[None, :]
+                if i == 0:
+                    value = term
+                else:
+                    value += term
+            # A NaN stays one, as in torch's: who looks at the loss must see it.
+            value = tl.where(value < 0.0, 0.0, value)
+            if DROPPED > 0:
+                draws = start + group
+                word = tl.where(draws < 4, tl.where(draws < 2, word_0, word_1), tl.where(draws < 6, word_2, word_3))
+                bits = tl.where(draws % 2 == 0, word, word >> 16) & 0xFFFF
+                value = tl.where((bits >= DROPPED) & kept[group][:, None], value * scale, 0.0)
+            elif MASKS:
+                value = tl.where(kept[group][:, None], value, 0.0)
+            results += (value.to(y.dtype.element_ty),)
+        for group in tl.static_range(GROUPS):
+            frames = first + group * FRAMES + tl.arange(0, FRAMES)[:, None]
+            offsets = frames.to(tl.int64) * NUM_CHANNELS + channels[None, :]
+            tl.store(y + offsets, results[group], mask=(frames < num_frames) & there[None, :])
 
 
 @triton.jit
-def _passed_on(y, grad_y, offsets, inside, scale):
-    """Gradient of the sum: where `y` is above zero, nothing was cut off, dropped or masked."""
-    out = tl.load(y + offsets, mask=inside, other=0.0).to(tl.float32)
-    grad = tl.load(grad_y + offsets, mask=inside, other=0.0).to(tl.float32)
-    return tl.where(out > 0.0, grad * scale, 0.0)
+def _passed_on(out, grad, scale):
+    """Gradient of the sum: where the output is above zero, nothing was cut off, dropped or masked."""
+    return tl.where(out.to(tl.float32) > 0.0, grad.to(tl.float32) * scale, 0.0)
 
 
 @triton.jit(do_not_specialize=["num_frames"])
@@ -221,33 +265,38 @@ def reduce_kernel(
     scale,
     NUM: tl.constexpr,
     NUM_CHANNELS: tl.constexpr,
-    SUMS: tl.constexpr,
+    GROUPS: tl.constexpr,
     FRAMES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """`sums` `(P, NUM + 1, C)` over the frames of each of P programs: of the gradient times each normalised input, and
-    of the gradient itself. SUMS is a power of two above NUM.
+    """`sums` `(P, NUM + 1, C)` over the frames of each of P parts: of the gradient times each normalised input, and of
+    the gradient itself. A program for each input; those of a part are neighbours and share `y` and `grad_y` in the
+    cache.
     """
-    part = tl.program_id(0)
-    channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    i = tl.program_id(0)
+    part = tl.program_id(1)
+    channels = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     there = channels < NUM_CHANNELS
-    which = tl.arange(0, SUMS)[:, None]
-    total = tl.full([SUMS, CHANNELS], 0.0, tl.float32)
+    x = xs[0]
+    for k in tl.static_range(1, NUM):
+        x = tl.where(i == k, xs[k], x)
+    mean = tl.load(norms + 4 * i * NUM_CHANNELS + channels, mask=there, other=0.0)
+    deviation = tl.load(norms + (4 * i + 1) * NUM_CHANNELS + channels, mask=there, other=0.0)
+    of_product = tl.full([FRAMES, CHANNELS], 0.0, tl.float32)
+    of_gradient = tl.full([FRAMES, CHANNELS], 0.0, tl.float32)
     first = part * frames_each
-    for start in range(0, frames_each, FRAMES):
-        frames = first + start + tl.arange(0, FRAMES)
-        inside = ((frames < num_frames) & (frames < first + frames_each))[:, None] & there[None, :]
-        offsets = frames.to(tl.int64)[:, None] * NUM_CHANNELS + channels[None, :]
-        grad = _passed_on(y, grad_y, offsets, inside, scale)
-        total += tl.where(which == NUM, _sum(grad)[None, :], 0.0)
-        for i in tl.static_range(NUM):
-            mean = tl.load(norms + 4 * i * NUM_CHANNELS + channels, mask=there, other=0.0)
-            deviation = tl.load(norms + (4 * i + 1) * NUM_CHANNELS + channels, mask=there, other=0.0)
-            x = tl.load(xs[i] + offsets, mask=inside, other=0.0).to(tl.float32)
-            product = _sum(tl.where(inside, grad * (x - mean[None, :]), 0.0)) * deviation
-            total += tl.where(which == i, product[None, :], 0.0)
-    offsets = (part * (NUM + 1) + which) * NUM_CHANNELS + channels[None, :]
-    tl.store(sums + offsets, total, mask=(which <= NUM) & there[None, :])
+    for start in range(0, frames_each, GROUPS * FRAMES):
+        values = _tiles(x, first + start, num_frames, channels, NUM_CHANNELS, GROUPS, FRAMES)
+        outs = _tiles(y, first + start, num_frames, channels, NUM_CHANNELS, GROUPS, FRAMES)
+        grads = _tiles(grad_y, first + start, num_frames, channels, NUM_CHANNELS, GROUPS, FRAMES)
+        for group in tl.static_range(GROUPS):
+            grad = _passed_on(outs[group], grads[group], scale)
+            of_product += grad * (values[group].to(tl.float32) - mean[None, :])
+            of_gradient += grad
+    target = sums + part * (NUM + 1) * NUM_CHANNELS + channels
+    tl.store(target + i * NUM_CHANNELS, _sum(of_product) * deviation, mask=there)
+    if i == 0:
+        tl.store(target + NUM * NUM_CHANNELS, _sum(of_gradient), mask=there)
 
 
 @triton.jit
@@ -268,10 +317,10 @@ def sum_kernel(
     parts = tl.arange(0, PARTS)[:, None]
     inside = (parts < num_parts) & there[None, :]
     base = sums + parts * (NUM + 1) * NUM_CHANNELS + channels[None, :]
-    of_product = _sum(tl.load(base + i * NUM_CHANNELS, mask=inside, other=0.0))
-    of_gradient = _sum(tl.load(base + NUM * NUM_CHANNELS, mask=inside, other=0.0))
-    tl.store(grad_weight + i * NUM_CHANNELS + channels, of_product, mask=there)
-    tl.store(grad_bias + i * NUM_CHANNELS + channels, of_gradient, mask=there)
+    of_product = tl.load(base + i * NUM_CHANNELS, mask=inside, other=0.0)
+    of_gradient = tl.load(base + NUM * NUM_CHANNELS, mask=inside, other=0.0)
+    tl.store(grad_weight + i * NUM_CHANNELS + channels, _sum(of_product), mask=there)
+    tl.store(grad_bias + i * NUM_CHANNELS + channels, _sum(of_gradient), mask=there)
 
 
 @triton.jit(do_not_specialize=["num_frames"])
@@ -300,7 +349,8 @@ def backward_kernel(
     inside = (frames < num_frames)[:, None] & there[None, :]
     offsets = frames.to(tl.int64)[:, None] * NUM_CHANNELS + channels[None, :]
     count = tl.maximum(tl.load(num_valid), 1.0)
-    grad = _passed_on(y, grad_y, offsets, inside, scale)
+    out = tl.load(y + offsets, mask=inside, other=0.0)
+    grad = _passed_on(out, tl.load(grad_y + offsets, mask=inside, other=0.0), scale)
     if EXCLUDES:
         padding = tl.load(is_padding + frames, mask=frames < num_frames, other=1) != 0
     for i in tl.static_range(NUM):

@@ -15,10 +15,19 @@ from torch.autograd.function import once_differentiable
 from jasper_ray.model.layout import DRAWS
 
 MAX_INPUTS = 15
-MAX_PARTS = 128
-PROGRAMS = 528
+MAX_PARTS = 256
+PROGRAMS = 1056
 """As many as a large GPU (132 multiprocessors) runs at a time; a constant, so that sums do not depend on the GPU."""
-FRAMES, FEW_FRAMES, DRAW_FRAMES = 32, 16, 8
+FRAMES, FEW_FRAMES = 32, 8
+"""Of a program at a time. FEW_FRAMES times 128 channels of 16 bits are 16 bytes, one load, of each of its threads."""
+GROUPS = FRAMES // FEW_FRAMES
+"""Of FEW_FRAMES that sums load at a time: a thread has as many loads under way, and few registers for its sums."""
+READS = {"GROUPS": GROUPS, "FRAMES": FEW_FRAMES, "maxnreg": 80}
+READS_THREE = {**READS, "maxnreg": 128}
+"""Of sums over one tensor, and over three. Told how many registers it may use, the assembler leaves all loads ahead of
+the sums; else it aims at fewer registers and waits for a load before it starts the next (ptxas of Triton 3.6)."""
+ADDS_PARTS = {"CHANNELS": 16, "num_warps": 8, "maxnreg": 128}
+"""MAX_PARTS times as many fit in a program's registers."""
 NUM_DRAW_GROUPS = 8
 
 
@@ -112,19 +121,20 @@ class _NormReluDropout(torch.autograd.Function):
             for i, x in enumerate(xs):
                 kernels.statistics_kernel[(parts, blocks)](
                     x, is_padding.view(torch.uint8), counts, means, squares, num_frames, frames_each,
-                    NUM_CHANNELS=num_channels, EXCLUDES=given.excludes, FRAMES=FRAMES, CHANNELS=channels,
+                    NUM_CHANNELS=num_channels, EXCLUDES=given.excludes, CHANNELS=channels, **READS,
                 )  # fmt: skip
                 sums = given.sums[i]
-                kernels.combine_kernel[(-(-num_channels // 32),)](
+                kernels.combine_kernel[(-(-num_channels // ADDS_PARTS["CHANNELS"]),)](
                     counts, means, squares, weights[i], biases[i], *(sums or (counts, counts)), num_valid, norms[i],
                     parts, given.eps,
-                    NUM_CHANNELS=num_channels, COLLECTS=sums is not None, PARTS=_power_of_two(parts), CHANNELS=32,
+                    NUM_CHANNELS=num_channels, COLLECTS=sums is not None, PARTS=_power_of_two(parts), **ADDS_PARTS,
                 )  # fmt: skip
             y = torch.empty_like(xs[0])
-            kernels.forward_kernel[(-(-num_frames // (NUM_DRAW_GROUPS * DRAW_FRAMES)), blocks)](
+            kernels.forward_kernel[(-(-num_frames // (NUM_DRAW_GROUPS * FEW_FRAMES)), blocks)](
                 xs, norms, is_padding.view(torch.uint8), y, num_frames, given.seed, given.stream, given.scale,
                 NUM=len(xs), NUM_CHANNELS=num_channels, MASKS=given.is_padding is not None,
-                DROPPED=given.num_dropped, FRAMES=DRAW_FRAMES, CHANNELS=channels,
+                DROPPED=given.num_dropped, GROUPS=_draw_groups(len(xs)), FRAMES=FEW_FRAMES,
+                CHANNELS=channels,
             )  # fmt: skip
         ctx.save_for_backward(*xs, y, norms, num_valid, is_padding)
         ctx.given = given
@@ -146,13 +156,12 @@ class _NormReluDropout(torch.autograd.Function):
         grad_xs = tuple(torch.empty_like(x) for x in xs)
         shape = {"NUM": len(xs), "NUM_CHANNELS": num_channels}
         with torch.cuda.device_of(norms):  # type: ignore[no-untyped-call]
-            kernels.reduce_kernel[(parts, blocks)](
+            kernels.reduce_kernel[(len(xs), parts, blocks)](
                 tuple(xs), norms, y, grad_y, sums, num_frames, frames_each, given.scale,
-                **shape, SUMS=_power_of_two(len(xs) + 1), FRAMES=FRAMES if len(xs) < 3 else FEW_FRAMES,
-                CHANNELS=channels,
+                **shape, CHANNELS=channels, **READS_THREE,
             )  # fmt: skip
-            kernels.sum_kernel[(-(-num_channels // 32), len(xs))](
-                sums, grad_weight, grad_bias, parts, **shape, PARTS=_power_of_two(parts), CHANNELS=32
+            kernels.sum_kernel[(-(-num_channels // ADDS_PARTS["CHANNELS"]), len(xs))](
+                sums, grad_weight, grad_bias, parts, **shape, PARTS=_power_of_two(parts), **ADDS_PARTS
             )
             kernels.backward_kernel[(-(-num_frames // FRAMES), blocks)](
                 tuple(xs), grad_xs, norms, y, grad_y, grad_weight, grad_bias, num_valid, is_padding.view(torch.uint8),
@@ -177,6 +186,11 @@ def _parts(num_frames: int, num_channels: int) -> tuple[int, int]:
     blocks = -(-num_frames // FRAMES)
     each = -(-blocks // wanted)
     return -(-blocks // each), each * FRAMES
+
+
+def _draw_groups(num_inputs: int) -> int:
+    """Groups of draws whose inputs are loaded together: some eight loads of a thread."""
+    return max(1, _power_of_two(NUM_DRAW_GROUPS // num_inputs + 1) // 2)
 
 
 def _power_of_two(least: int) -> int:

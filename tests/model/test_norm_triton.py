@@ -186,13 +186,13 @@ from jasper_ray.model import norm_kernels as kernels
 halves = dict.fromkeys(("x", "y", "grad_y"), "*bf16") | dict.fromkeys(("xs", "grad_xs"), ("*bf16", "*bf16"))
 numbers = dict.fromkeys(("num_frames", "frames_each", "num_parts", "stream"), "i32")
 known = halves | numbers | {"scale": "fp32", "eps": "fp32", "is_padding": "*u8", "seed": "*i64"}
-shape = {"NUM_CHANNELS": 640, "CHANNELS": 128, "FRAMES": 16}
+shape = {"NUM_CHANNELS": 640, "CHANNELS": 128, "FRAMES": 8}
 for kernel, constants in (
-    (kernels.statistics_kernel, {**shape, "EXCLUDES": True}),
-    (kernels.combine_kernel, {"NUM_CHANNELS": 640, "CHANNELS": 32, "COLLECTS": True, "PARTS": 128}),
-    (kernels.forward_kernel, {**shape, "NUM": 2, "MASKS": True, "DROPPED": 13107}),
-    (kernels.reduce_kernel, {**shape, "NUM": 2, "SUMS": 4}),
-    (kernels.sum_kernel, {"NUM": 2, "NUM_CHANNELS": 640, "CHANNELS": 32, "PARTS": 128}),
+    (kernels.statistics_kernel, {**shape, "EXCLUDES": True, "GROUPS": 4}),
+    (kernels.combine_kernel, {"NUM_CHANNELS": 640, "CHANNELS": 16, "COLLECTS": True, "PARTS": 256}),
+    (kernels.forward_kernel, {**shape, "NUM": 2, "MASKS": True, "DROPPED": 13107, "GROUPS": 4}),
+    (kernels.reduce_kernel, {**shape, "NUM": 2, "GROUPS": 4}),
+    (kernels.sum_kernel, {"NUM": 2, "NUM_CHANNELS": 640, "CHANNELS": 16, "PARTS": 256}),
     (kernels.backward_kernel, {**shape, "NUM": 2, "EXCLUDES": True}),
 ):
     signature = {name: "constexpr" if name in constants else known.get(name, "*fp32") for name in kernel.arg_names}
