@@ -37,7 +37,6 @@ class Bound(NamedTuple):
     frames: int
 
 
-HALF = (torch.bfloat16, torch.float16)
 # Forward and both gradients with the weights' transform, one thread of a 2-vCPU AMD EPYC (Zen 5, avx512_bf16), torch
 # 2.13, 2026-11-24; docs/convolutions.md has the grid. Beside a bound stands the smallest gain measured beyond it.
 FREQUENCY_ON_CPU: dict[torch.dtype, tuple[Bound, ...]] = {
@@ -46,6 +45,13 @@ FREQUENCY_ON_CPU: dict[torch.dtype, tuple[Bound, ...]] = {
 }
 
 
+# The same on an H200, as CUDA graphs, torch 2.11; float32 with products rounded to TF32.
+FREQUENCY_ON_GPU: dict[torch.dtype, tuple[Bound, ...]] = {
+    torch.bfloat16: (Bound(13, 384, 32768), Bound(17, 512, 8192), Bound(29, 768, 2048)),  # 1.4; 1.6; 2.1
+    torch.float16: (Bound(13, 384, 32768), Bound(17, 512, 8192), Bound(29, 768, 2048)),  # as bfloat16
+    torch.float32: (Bound(13, 384, 16384),),  # 1.6
+}
+
 LAST_DIRECT = Bound(17, 512, 0)
 """From here on channels last is the slower layout of the direct sum on a CPU (1.1 to 2 times)."""
 
@@ -53,13 +59,14 @@ LAST_DIRECT = Bound(17, 512, 0)
 def choose(case: LayerCase) -> Chosen:
     """The method for a layer.
 
-    A CPU's other types, and every GPU, have no measurements: there the answer is the direct sum, on a GPU in the layout
-    that its libraries want for half precision.
+    Types without measurements get the direct sum. On a GPU it is `channels_last`, which its libraries want for half
+    precision, and our own kernels between convolutions for all.
     """
-    if case.device != "cpu":
-        return "channels_last" if case.dtype in HALF else "conv1d"
-    if case.has_frequency_method and any(_beyond(case, bound) for bound in FREQUENCY_ON_CPU.get(case.dtype, ())):
+    bounds = FREQUENCY_ON_CPU if case.device == "cpu" else FREQUENCY_ON_GPU
+    if case.has_frequency_method and any(_beyond(case, bound) for bound in bounds.get(case.dtype, ())):
         return "frequency"
+    if case.device != "cpu":
+        return "channels_last"
     return "conv1d" if case.dtype not in FREQUENCY_ON_CPU or _beyond(case, LAST_DIRECT) else "channels_last"
 
 

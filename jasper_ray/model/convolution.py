@@ -21,8 +21,8 @@ HOP_OF_KERNEL = 2
 
 
 def gpu_tile(kernel: int) -> int:
-    """Input frames of a tile on a GPU: a multiple of 16, above three times the kernel."""
-    return (3 * kernel // 16 + 1) * 16
+    """Input frames of a tile on a GPU: a multiple of 16, above three times the kernel (H200, 2026-11-26)."""
+    return -(-(3 * kernel + 10) // 16) * 16
 
 
 class Convolution(nn.Conv1d):

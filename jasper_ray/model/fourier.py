@@ -248,17 +248,18 @@ class _FourierConv(torch.autograd.Function):
             grad_x = taken.to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             by_row = torch.bmm(grads.transpose(1, 2), spectra)
-            grad_weight = _from_rows(by_row, matrices.taps, tiling.kernel).to(ctx.weight_dtype)
+            taps = _from_rows(by_row, matrices.taps)[..., : tiling.kernel]
+            grad_weight = taps.to(ctx.weight_dtype, memory_format=torch.contiguous_format)
         return grad_x, grad_weight, None, None
 
 
-def _from_rows(by_row: Tensor, taps: Tensor, kernel: int) -> Tensor:
-    """`(rows, C', C)` gradients of the factors to `(C', C, k)` of the weight."""
+def _from_rows(by_row: Tensor, taps: Tensor) -> Tensor:
+    """`(rows, C', C)` gradients of the factors to `(C', C, columns of taps)`."""
     _, outputs, inputs = by_row.shape
     if by_row.device.type == "cpu":
-        return (by_row.flatten(1).T @ taps).view(outputs, inputs, -1)[..., :kernel].contiguous()
-    # A GPU's library has fast kernels for the wide result, none for the high one.
-    return (taps.T @ by_row.flatten(1))[:kernel].view(kernel, outputs, inputs).permute(1, 2, 0).contiguous()
+        return (by_row.flatten(1).T @ taps).view(outputs, inputs, -1)
+    # One product for each output channel: for one over all of them a GPU's library takes a slow kernel.
+    return _to_frames(taps.T, by_row).transpose(1, 2)
 
 
 def _to_rows(matrix: Tensor, tiles: Tensor) -> Tensor:

@@ -60,5 +60,7 @@ def apply_statistics(layers: list[BatchNorm], statistics: torch.Tensor, *, unles
     if unless is not None:
         statistics = torch.where(unless, torch.cat(running), statistics)
     torch._foreach_lerp_(running, statistics.split_with_sizes([len(tensor) for tensor in running]), momenta)
-    if counters:
-        torch._foreach_add_(counters, 1 if unless is None else (~unless).long())
+    if counters and unless is None:
+        torch._foreach_add_(counters, 1)
+    elif counters and unless is not None:  # as a list: of one tensor torch would ask the device for its number
+        torch._foreach_add_(counters, [(~unless).long()] * len(counters))

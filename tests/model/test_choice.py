@@ -20,9 +20,15 @@ def test_what_was_measured_slower_in_the_frequency_domain_is_computed_directly(c
 
 
 def test_without_measurements_the_answer_is_the_direct_sum() -> None:
-    assert choose(replace(WIDE, device="cuda")) == "channels_last"
-    assert choose(replace(WIDE, device="cuda", dtype=torch.float32)) == "conv1d"
+    assert choose(replace(WIDE, device="cuda", dtype=torch.float64)) == "channels_last"
     assert choose(replace(WIDE, dtype=torch.float64)) == "conv1d"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_gpu_takes_the_frequency_domain_for_wide_kernels_over_more_frames_than_a_cpu(dtype: torch.dtype) -> None:
+    on_gpu = replace(WIDE, device="cuda", dtype=dtype, frames=20_000)
+    assert choose(on_gpu) == "frequency"
+    assert choose(replace(on_gpu, frames=4_000)) == choose(replace(on_gpu, kernel=11, channels=256)) == "channels_last"
 
 
 def test_longer_batches_never_turn_a_layer_back_to_the_direct_sum() -> None:
