@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from jasper_ray.inference.direct import DirectRunner
-from jasper_ray.inference.epilogue import kernels_run
 from jasper_ray.inference.folded import FoldedJasper
 from jasper_ray.inference.fused import FusedRunner
+from jasper_ray.model.triton_trial import triton_runs
 
 ROWS = (1, 2, 4, 8, 16, 32)
 FRAMES = (200, 400, 704, 1200, 1680, 2400)
@@ -85,7 +85,7 @@ class CapturedRunner:
     def __init__(self, folded: FoldedJasper, *, device: torch.device, dtype: torch.dtype) -> None:
         self._device = device
         self._runner: FusedRunner | DirectRunner
-        if folded.bounds is not None and kernels_run(device):
+        if folded.bounds is not None and triton_runs(device):
             self._runner = FusedRunner(folded, device=device, dtype=dtype)
         else:
             self._runner = DirectRunner(folded, device=device, dtype=dtype)

@@ -5,14 +5,10 @@ compiles a kernel when it is first launched). Tensors lie on an NVIDIA GPU.
 """
 
 import importlib
-import logging
-import subprocess
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from jasper_ray.model.ctc_triton import triton_is_usable
 
 FRAMES_PER_PROGRAM = 32
 MAX_MELS_PER_PROGRAM = 64
@@ -22,20 +18,6 @@ FEW_VALUES, MANY_VALUES = 1024, 4096
 NUM_PROGRAMS = 528
 """Four for each processor of an H100 or H200: a program has few values as long as there would not be so many."""
 SCORES_PER_PROGRAM = 512
-
-log = logging.getLogger(__name__)
-
-
-def kernels_run(device: torch.device) -> bool:
-    """Whether Triton can compile for a device and launch there: it needs a C compiler and Python's headers too."""
-    if not triton_is_usable(device):
-        return False
-    try:
-        log_softmax(torch.zeros(1, 1, device=device), torch.zeros(1, device=device))
-    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        log.warning("Triton does not work here, inference takes torch's slower kernels: %s", error)
-        return False
-    return True
 
 
 def rows_of_features(features: Tensor, lengths: Tensor, *, dtype: torch.dtype) -> Tensor:

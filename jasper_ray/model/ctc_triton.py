@@ -1,7 +1,6 @@
 """CTC loss by kernels of our own: equal bits every time, lengths on the device, fit for a CUDA graph."""
 
 import importlib
-import importlib.util
 from typing import Any
 
 import torch
@@ -15,11 +14,6 @@ MAX_LABELS = 1023
 MIN_LANES = 32
 FRAMES_PER_PROGRAM = 32
 MAX_IDS_PER_PROGRAM = 64
-
-
-def triton_is_usable(device: torch.device) -> bool:
-    """Whether Triton is installed and the device is one of its: an NVIDIA GPU."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def ctc_losses_triton(

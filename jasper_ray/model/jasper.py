@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.model.convolution import Convolution
-from jasper_ray.model.ctc_triton import triton_is_usable
 from jasper_ray.model.layout import DRAWS, Dropout, as_picture, like, zero_where
 from jasper_ray.model.norm_triton import MAX_INPUTS, NormInput, is_frame_by_frame, norm_relu_dropout
 from jasper_ray.model.padding import Padding, masked_batch_norm, padding_of, take_utterances
 from jasper_ray.model.recompute import is_recomputing, recomputed
+from jasper_ray.model.triton_trial import triton_runs
 
 Item = TypeVar("Item")
 Normalization = Literal["auto", "torch", "triton"]
@@ -211,7 +211,7 @@ class JasperBlock(nn.Module):
 
     def fuses(self, device: torch.device) -> bool:
         """Whether our own kernels compute what lies between its convolutions, where the layout allows it."""
-        wanted = self.normalization == "triton" or (self.normalization == "auto" and triton_is_usable(device))
+        wanted = self.normalization == "triton" or (self.normalization == "auto" and triton_runs(device))
         return self.training and wanted and isinstance(self.out[0], nn.ReLU)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from jasper_ray.training.novograd_triton import GroupUpdate, Tensors, are_fit, kernels_run_on
+from jasper_ray.model.triton_trial import triton_runs
+from jasper_ray.training.novograd_triton import GroupUpdate, Tensors, are_fit
 
 
 class Novograd(Optimizer):
@@ -52,7 +53,7 @@ class Novograd(Optimizer):
         for group, fast in zip(self.param_groups, self._fast, strict=True):
             tensors = [self._tensors(parameter) for parameter in group["params"] if parameter.grad is not None]
             fit = []
-            if tensors and kernels_run_on(device := tensors[0].parameter.device):
+            if tensors and triton_runs(device := tensors[0].parameter.device):
                 fit = [are_fit(one, device) for one in tensors]
             if any(fit):
                 settings = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}

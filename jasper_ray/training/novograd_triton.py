@@ -5,12 +5,10 @@ import importlib
 import logging
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from jasper_ray.model.ctc_triton import triton_is_usable
 
 CHUNK = 16384
 """Numbers that a program works on: 20,000 programs for Jasper 10x5."""
@@ -26,23 +24,6 @@ class Tensors(NamedTuple):
     grad: Tensor
     momentum: Tensor
     square: Tensor
-
-
-@functools.cache
-def kernels_run_on(device: torch.device) -> bool:
-    """Whether the kernels can be had: Triton, an NVIDIA GPU, and the C compiler with which Triton builds its driver."""
-    if not triton_is_usable(device):
-        return False
-    one, scalar = torch.zeros(1, device=device), torch.zeros((), device=device)
-    settings: dict[str, Any] = {"lr": 0.0, "betas": (0.0, 0.0), "eps": 1.0, "weight_decay": 0.0}
-    try:
-        GroupUpdate().run([Tensors(one, one, one, scalar)], **settings, found_inf=scalar)
-    except Exception as error:  # whatever Triton lacks here: nobody has asked for it, and torch can do the same
-        logger.warning(
-            "Novograd is updated by torch's kernels, which are slower: Triton's fail on %s: %s", device, error
-        )
-        return False
-    return True
 
 
 def are_fit(tensors: Tensors, device: torch.device) -> bool:

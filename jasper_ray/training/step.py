@@ -16,8 +16,9 @@ from jasper_ray.data.batch import Batch
 from jasper_ray.errors import ConfigError
 from jasper_ray.model.convolution import forget_spectra
 from jasper_ray.model.ctc import ctc_losses
-from jasper_ray.model.ctc_triton import ctc_losses_triton, triton_is_usable
+from jasper_ray.model.ctc_triton import ctc_losses_triton
 from jasper_ray.model.jasper import Jasper, set_normalization
+from jasper_ray.model.triton_trial import triton_runs
 from jasper_ray.training.batch_norm import apply_statistics, batch_norms, clear_statistics, combine_statistics
 from jasper_ray.training.captured import CapturedPasses, CudaRecorder, Recorder
 from jasper_ray.training.ema import WeightAverage
@@ -58,14 +59,14 @@ class TrainStep:
         seed: int,
     ) -> None:
         for key in ("ctc", "normalization"):
-            if getattr(config, key) == "triton" and not triton_is_usable(world.device):
+            if getattr(config, key) == "triton" and not triton_runs(world.device):
                 raise ConfigError(
                     f"training.{key}=triton needs an NVIDIA GPU and the package triton, and this worker, on "
                     f"{world.device}, lacks one of them: pip install triton and set cluster.use_gpu=true, or take "
                     f"training.{key}=auto or torch"
                 )
         set_normalization(model, config.normalization)
-        on_triton = triton_is_usable(world.device)
+        on_triton = triton_runs(world.device)
         self._ctc_in_triton = config.ctc == "triton" or (config.ctc == "auto" and on_triton)
         self._model = model
         self._world = world

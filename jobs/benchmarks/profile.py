@@ -17,18 +17,18 @@ PRODUCT_KERNELS = ("xmma", "cutlass", "nvjet", "gemm", "conv", "splitk")
 NO_CONVOLUTION = ("ctc", "Backward0", "ConvolutionBackward")  # nodes of autograd hold operators, and do nothing
 
 
-def step_shares(run: Callable[[int], object], *, steps: int, step_s: float, device: torch.device) -> dict[str, Any]:
+def step_shares(run: Callable[[int], object], *, steps: int, device: torch.device) -> dict[str, Any]:
     """Profile steps.
 
     Args:
         run: Makes the step of a number.
         steps: How many.
-        step_s: Seconds of a step without the profiler, which slows the host.
         device: Where steps are computed.
 
     Returns:
         `outside_convolutions`, a share of the time that operators take on the device; on a GPU `device_idle`, the share
-        of a step in which no kernel runs because the host has not come to it, or waits; null on a CPU.
+        of these steps in which no kernel runs because the host has not come to it, or waits (the profiler slows the
+        host); null on a CPU.
     """
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
@@ -45,11 +45,22 @@ def step_shares(run: Callable[[int], object], *, steps: int, step_s: float, devi
     belongs = is_product_kernel if on_gpu else is_product
     total_us = sum(times_us.values())
     products_us = sum(time_us for name, time_us in times_us.items() if belongs(name))
-    busy = total_us / 1e6 / steps / step_s
+    ranges = [(event.time_range.start, event.time_range.end) for event in profiled.events() or () if is_kernel(event)]
     return {
         "outside_convolutions": 1 - products_us / total_us if total_us else None,
-        "device_idle": max(0.0, 1 - busy) if on_gpu else None,
+        "device_idle": idle_share(ranges),
     }
+
+
+def idle_share(ranges: list[tuple[float, float]]) -> float | None:
+    """Share of the time from the first start to the last end in which nothing runs; none where nothing does."""
+    if not ranges:
+        return None
+    busy, until = 0.0, float("-inf")
+    for start, end in sorted(ranges):
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return 1 - busy / (until - min(start for start, _ in ranges))
 
 
 def is_kernel(event: Any) -> bool:

@@ -180,7 +180,7 @@ def _measure_case(case: Case, benchmark: TrainingBenchmark, world: World) -> dic
         step = CaseStep(case, world)
         seconds = [_timed(step.run, number) for number in range(benchmark.warmup + benchmark.steps)]
         seconds, queued_s = seconds[benchmark.warmup :], step.queued(benchmark.steps)
-        shares = step_shares(step.queue, steps=min(benchmark.steps, 3), step_s=queued_s, device=world.device)
+        shares = step_shares(step.queue, steps=min(benchmark.steps, 3), device=world.device)
     memory = torch.cuda.max_memory_allocated(world.device) / 1e9 if world.device.type == "cuda" else None
     if world.size > 1:  # what workers exchange is no operator of torch's
         shares["device_idle"] = None

@@ -1,4 +1,3 @@
-import logging
 import math
 import os
 import subprocess
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from jasper_ray.inference import epilogue
-from jasper_ray.inference.epilogue import epilogue_, kernels_run, log_softmax, rows_of_features
+from jasper_ray.inference.epilogue import epilogue_, log_softmax, rows_of_features
+from jasper_ray.model.triton_trial import triton_runs
 
 NO_TRITON = "triton is not installed, as without a CUDA build of torch: pip install triton"
 RELU, HARDTANH = (0.0, math.inf), (-1.0, 1.0)
@@ -92,21 +92,6 @@ def test_log_softmax_reads_no_further_than_the_labels(
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_without_triton_or_what_it_compiles_with_there_are_no_kernels(
-    triton_interpreter: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail() -> None:
-        raise RuntimeError("Failed to find C compiler")
-
-    assert not kernels_run(torch.device("cpu"))
-    monkeypatch.setattr(epilogue, "triton_is_usable", lambda device: True)
-    assert kernels_run(torch.device("cpu"))
-    monkeypatch.setattr(epilogue, "_kernels", fail)
-    with caplog.at_level(logging.WARNING):
-        assert not kernels_run(torch.device("cpu"))
-    assert "Triton does not work here, inference takes torch's slower kernels: Failed to find C" in caplog.text
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize(("num_frames", "channels"), [(100, 256), (840, 640), (840, 1024), (33, 29)])
@@ -114,7 +99,7 @@ def test_on_a_gpu_an_epilogue_is_torchs(num_frames: int, channels: int, dtype: t
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     pytest.importorskip("triton", reason=NO_TRITON)
-    assert kernels_run(torch.device("cuda"))
+    assert triton_runs(torch.device("cuda"))
     torch.manual_seed(0)
     lengths = torch.randint(0, 2 * num_frames, (16,), device="cuda")
     rows = torch.randn(16 * num_frames, channels, device="cuda").to(dtype)

@@ -10,7 +10,7 @@ from jasper_ray.config.model import ModelConfig
 from jasper_ray.errors import ConfigError
 from jasper_ray.model.arithmetic import forward_flops, step_flops
 from jasper_ray.model.jasper import Jasper, num_parameters
-from jobs.benchmarks.profile import is_product
+from jobs.benchmarks.profile import idle_share, is_product, is_product_kernel
 from jobs.benchmarks.training import (
     TrainingBenchmark,
     add_arguments,
@@ -134,3 +134,18 @@ def test_packed_rows_hold_utterances_of_the_mean_that_was_asked_for_and_count_as
 def test_products_are_told_from_what_surrounds_them() -> None:
     assert all(is_product(name) for name in ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::bmm"))
     assert not any(is_product(name) for name in ("aten::native_batch_norm", "aten::_ctc_loss", "aten::mul"))
+
+
+def test_kernels_of_cudnn_and_cublas_are_products_and_ours_are_not() -> None:
+    assert all(
+        map(
+            is_product_kernel,
+            ("sm90_xmma_fprop_implicit_gemm_bf16", "nvjet_sm90_tst_128x32", "void cutlass::Kernel2<x>"),
+        )
+    )
+    assert not any(map(is_product_kernel, ("statistics_kernel", "void at::native::vectorized_elementwise_kernel<4>")))
+
+
+def test_idle_is_the_time_between_kernels_wherever_they_overlap() -> None:
+    assert idle_share([(0.0, 4.0), (3.0, 5.0), (6.0, 10.0), (7.0, 8.0)]) == pytest.approx(0.1)
+    assert idle_share([]) is None

@@ -1,5 +1,4 @@
 import copy
-import logging
 import os
 import subprocess
 import sys
@@ -11,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jasper_ray.model.triton_trial import triton_runs
 from jasper_ray.training import novograd_triton
 from jasper_ray.training.novograd import Novograd
-from jasper_ray.training.novograd_triton import GroupUpdate, Tensors, are_fit, kernels_run_on
+from jasper_ray.training.novograd_triton import GroupUpdate, Tensors, are_fit
 
 NO_TRITON = "triton is not installed, as without a CUDA build of torch: pip install triton"
 CHUNK, BLOCK = 512, 64  # of the interpreter, which adds up a block number by number
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.fixture
 def triton_on_cpu(triton_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Novograd takes its kernels, by Triton's interpreter, for tensors on the CPU."""
-    monkeypatch.setattr("jasper_ray.training.novograd.kernels_run_on", lambda device: True)
+    monkeypatch.setattr("jasper_ray.training.novograd.triton_runs", lambda device: True)
     monkeypatch.setattr(novograd_triton, "CHUNK", CHUNK)
     monkeypatch.setattr(novograd_triton, "BLOCK", BLOCK)
 
@@ -64,7 +64,7 @@ def numbers(optimizer: Novograd) -> list[Tensor]:
 
 def torchs_steps(optimizer: Novograd, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("jasper_ray.training.novograd.kernels_run_on", lambda device: False)
+        patch.setattr("jasper_ray.training.novograd.triton_runs", lambda device: False)
         optimizer.step()
 
 
@@ -279,23 +279,6 @@ def test_what_is_not_fit_is_updated_by_torch_beside_what_is(
     assert_equal_up_to_rounding(ours, expected)
 
 
-def test_without_a_gpu_nothing_of_triton_is_wanted() -> None:
-    assert not kernels_run_on(torch.device("cpu"))
-
-
-def test_where_triton_cannot_run_torch_does_and_the_log_says_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(self: GroupUpdate, *_: object, **__: object) -> None:
-        raise RuntimeError("Failed to find C compiler.")
-
-    monkeypatch.setattr(GroupUpdate, "run", fail)
-    monkeypatch.setattr(novograd_triton, "triton_is_usable", lambda device: True)
-    with caplog.at_level(logging.WARNING):
-        assert not kernels_run_on.__wrapped__(torch.device("cpu"))
-    assert "slower: Triton's fail on cpu: Failed to find C compiler." in caplog.text
-
-
 def test_versions_of_updated_weights_are_counted(triton_on_cpu: None) -> None:
     optimizer = make([(3,), (4,)])
     before = [parameter._version for parameter in parameters(optimizer)]
@@ -351,7 +334,7 @@ def test_on_a_gpu_steps_are_the_cpus_without_a_wait_of_the_host_and_repeat_bit_f
     # In float64: torch's sums of millions of squares in fp32 are off in the fifth digit on a CPU.
     expected = make(shapes, dtype=torch.float64)
     ours, again = make(shapes, device="cuda"), make(shapes, device="cuda")
-    assert kernels_run_on(parameters(ours)[0].device)
+    assert triton_runs(parameters(ours)[0].device)
     for seed in range(4):
         finite = seed != 2
         for optimizer in (expected, ours, again):

@@ -171,7 +171,7 @@ def test_tritons_ctc_is_refused_on_a_cpu_and_torchs_is_not(ctc: str) -> None:
 def test_a_step_with_tritons_ctc_is_a_step_with_torchs(
     triton_interpreter: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jasper_ray.training.step.triton_is_usable", lambda device: True)
+    monkeypatch.setattr("jasper_ray.training.step.triton_runs", lambda device: True)
     (batch,) = random_batches(1)
     infeasible = make_batch(batch.features, torch.tensor([60, 4]), batch.labels, torch.tensor([5, 5]))
     results, weights = [], []
