@@ -178,6 +178,8 @@ faulthandler.dump_traceback_later(150, exit=True)  # where it stands, instead of
 from pathlib import Path
 from jasper_ray.storage import clients, object_store
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and so their children, ignore it
+
 def interrupt():
     time.sleep(float(sys.argv[3]))
     os.kill(os.getpid(), signal.SIGINT)
