@@ -9,6 +9,17 @@ import triton
 import triton.language as tl
 
 
+# Triton's own `sum`, `max` and `cdiv` cannot be interpreted where Triton was imported to compile.
+@triton.jit
+def _larger(left, right):
+    return tl.maximum(left, right)
+
+
+@triton.jit
+def _plus(left, right):
+    return left + right
+
+
 @triton.jit
 def rows_kernel(features, lengths, rows, num_mels, num_frames, FRAMES: tl.constexpr, MELS: tl.constexpr):
     """Features `(R, F, T)` to rows `(R * T, F)`: a program per utterance, FRAMES frames and MELS mel bins."""
@@ -46,7 +57,7 @@ def epilogue_kernel(
     With COPIES the same goes into `copy`, whose rows begin `copy_pitch` apart. A program has ROWS rows and CHANNELS
     channels; the programs of the same rows are neighbours.
     """
-    blocks = tl.cdiv(channels, CHANNELS)
+    blocks = (channels + CHANNELS - 1) // CHANNELS
     numbers = tl.program_id(0) // blocks * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
     utterances = numbers // num_frames
@@ -74,6 +85,6 @@ def log_softmax_kernel(scores, bias, log_probs, num_rows, num_labels, pitch, ROW
     values = tl.load(scores + rows * pitch + labels[None, :], mask=inside, other=0).to(tl.float32)
     values += tl.load(bias + labels, mask=labels < num_labels, other=0)[None, :]
     values = tl.where((labels < num_labels)[None, :], values, float("-inf"))
-    values -= tl.max(values, 1)[:, None]
-    values -= tl.log(tl.sum(tl.exp(values), 1))[:, None]
+    values -= tl.reduce(values, 1, _larger)[:, None]
+    values -= tl.log(tl.reduce(tl.exp(values), 1, _plus))[:, None]
     tl.store(log_probs + rows * num_labels + labels[None, :], values, mask=inside)
