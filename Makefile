@@ -59,7 +59,7 @@ lint: setup
 
 check: lint test
 
-load: setup  ## a small model under load and faults, about 7 minutes
+load: setup  ## a small model under load and faults, about 9 minutes
 	$(BIN)/python -m jobs.benchmark serve --load quartznet5x5
 
 bench: setup  ## the benchmark book, beside the last one: 5 to 10 minutes; docs/benchmarks and README.md get the result

@@ -271,6 +271,11 @@ class RunConfig(StrictModel):
             raise ValueError(
                 "training.cuda_graphs=true needs cluster.use_gpu=true, got false: leave it out, or give workers GPUs"
             )
+        if self.training.cuda_graphs and self.training.ctc == "torch":
+            raise ValueError(
+                "training.cuda_graphs=true cannot be had with training.ctc=torch, which reads lengths on the host: "
+                "take training.ctc=auto or triton, or cuda_graphs=false"
+            )
         if self.training.cuda_graphs and self.training.gradients.compression == "powersgd":
             raise ValueError(
                 "training.cuda_graphs=true cannot be had with training.gradients.compression=powersgd, which works on "

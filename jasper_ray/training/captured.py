@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from jasper_ray.data.batch import Batch
+from jasper_ray.model.ctc_triton import MAX_LABELS
 
 UTTERANCES, LABELS, LONGEST = 16, 64, 512
 """Numbers of utterances, of labels and of frames of the longest are raised to multiples of these."""
@@ -67,7 +68,13 @@ class Shape(NamedTuple):
         if batch.places is not None:
             assert batch.longest is not None
             utterances, longest = _raised(utterances, UTTERANCES), _raised(batch.longest, LONGEST)
-        return cls(tuple(batch.features.shape), utterances, _raised(labels, LABELS), longest)
+        room = labels if labels > MAX_LABELS else min(_raised(labels, LABELS), MAX_LABELS)
+        return cls(tuple(batch.features.shape), utterances, room, longest)
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether our kernels compute the loss: torch's, which longer transcripts go to, asks for lengths."""
+        return self.labels <= MAX_LABELS
 
 
 def _raised(number: int, multiple: int) -> int:
@@ -135,7 +142,8 @@ class CapturedPasses:
         num = len(given.label_lengths)
         shape = Shape.of(given)
         entry = self._entries.get(shape)
-        if entry is None and (self._gave_up or len(self._entries) >= MAX_GRAPHS):
+        has_room = not self._gave_up and len(self._entries) < MAX_GRAPHS
+        if entry is None and not (has_room and shape.can_be_recorded):
             losses, log_probs = self._run(given.to(device), torch.tensor(weight).to(device, non_blocking=True))
             return losses[:num], log_probs[:1]
         if entry is None:

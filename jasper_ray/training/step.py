@@ -31,6 +31,25 @@ DROPOUT_STREAM = 201
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def _refuse_triton(config: TrainingConfig, device: torch.device) -> None:
+    """Refuse what a config says to do in Triton, on a device that has none.
+
+    Graphs too: workers of a run that have them exchange gradients in another way than those that have not.
+
+    Raises:
+        ConfigError: It says so.
+    """
+    asked = {"ctc": config.ctc == "triton", "normalization": config.normalization == "triton"}
+    for key, is_asked in {**asked, "cuda_graphs": bool(config.cuda_graphs)}.items():
+        if is_asked:
+            value, instead = ("triton", "auto or torch") if key in asked else ("true", "false")
+            raise ConfigError(
+                f"training.{key}={value} needs an NVIDIA GPU and a Triton that works there, and this worker, "
+                f"on {device}, has none (the log says what it lacks): pip install triton and set cluster.use_gpu=true, "
+                f"or take training.{key}={instead}"
+            )
+
+
 class TrainStep:
     """Turns the micro-batches of a step into an update of the model.
 
@@ -58,15 +77,10 @@ class TrainStep:
         blank: int,
         seed: int,
     ) -> None:
-        for key in ("ctc", "normalization"):
-            if getattr(config, key) == "triton" and not triton_runs(world.device):
-                raise ConfigError(
-                    f"training.{key}=triton needs an NVIDIA GPU and the package triton, and this worker, on "
-                    f"{world.device}, lacks one of them: pip install triton and set cluster.use_gpu=true, or take "
-                    f"training.{key}=auto or torch"
-                )
-        set_normalization(model, config.normalization)
         on_triton = triton_runs(world.device)
+        if not on_triton:
+            _refuse_triton(config, world.device)
+        set_normalization(model, config.normalization)
         self._ctc_in_triton = config.ctc == "triton" or (config.ctc == "auto" and on_triton)
         self._model = model
         self._world = world

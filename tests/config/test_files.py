@@ -121,3 +121,13 @@ def test_triton_is_refused_without_gpus_with_what_to_take_instead(key: str, tmp_
     assert f"training.{key}=auto or torch" in text
     with_gpus = load_run_config(write(tmp_path, f"training: {{{key}: triton}}"), ["cluster.use_gpu=true"])
     assert getattr(with_gpus.training, key) == "triton"
+
+
+def test_cuda_graphs_are_refused_with_what_they_cannot_be_had_with(tmp_path: Path) -> None:
+    wanted = "training: {cuda_graphs: true}"
+    assert "training.cuda_graphs=true needs cluster.use_gpu=true, got false" in complaint(tmp_path, wanted)
+    with_gpus = ("cluster.use_gpu=true",)
+    assert "take training.ctc=auto or triton" in complaint(tmp_path, wanted, *with_gpus, "training.ctc=torch")
+    powersgd = "training.gradients.compression=powersgd"
+    assert "take none, bf16 or fp16" in complaint(tmp_path, wanted, *with_gpus, powersgd)
+    assert load_run_config(write(tmp_path, wanted), [*with_gpus]).training.cuda_graphs is True

@@ -12,6 +12,7 @@ from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.schema import GradientsConfig, OptimizerConfig, TrainingConfig
 from jasper_ray.data.batch import Batch
 from jasper_ray.model.convolution import set_convolution_method
+from jasper_ray.model.ctc_triton import MAX_LABELS
 from jasper_ray.model.jasper import Jasper
 from jasper_ray.training.captured import MAX_GRAPHS, CapturedPasses, Shape
 from jasper_ray.training.ema import WeightAverage
@@ -133,6 +134,8 @@ def test_micro_batches_that_differ_by_a_few_utterances_or_labels_share_a_shape()
     assert Shape.of(one) == Shape.of(other) and Shape.of(one).utterances == 16
     assert Shape.of(padded_batch(0, labels=5)) == Shape.of(padded_batch(0, labels=64))
     assert Shape.of(padded_batch(0, labels=65)) != Shape.of(padded_batch(0, labels=64))
+    # At 1,024 labels our CTC would hand over to torch's, which cannot be recorded.
+    assert Shape.of(padded_batch(0, labels=1000)).labels == MAX_LABELS
     # Padding has an influence on NVIDIA's batch norm: it is never added to.
     assert Shape.of(padded_batch(0, frames=64)) != Shape.of(padded_batch(0, frames=66))
 
@@ -154,6 +157,18 @@ def test_what_cannot_be_recorded_is_run_as_it_is_and_said_once(caplog: pytest.Lo
     assert passes.num_graphs == 0
     (message,) = caplog.messages
     assert "goes on without CUDA graphs" in message and "operation not permitted" in message and "more" not in message
+
+
+def test_a_transcript_that_is_too_long_for_our_ctc_is_run_as_it_is_and_keeps_no_other_from_a_graph() -> None:
+    def record(run: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        return run(), lambda: None
+
+    passes = CapturedPasses(losses_of, before_replay=lambda: None, around=lambda: None, record=record)
+    for labels, graphs in ((MAX_LABELS + 1, 0), (5, 1)):
+        for _ in range(3):
+            losses, _ = passes(batch := padded_batch(0, labels=labels), 1.0, CPU)
+            torch.testing.assert_close(losses, batch.features.sum((1, 2)))
+        assert passes.num_graphs == graphs
 
 
 def test_there_are_never_more_graphs_than_the_limit() -> None:

@@ -160,6 +160,17 @@ def step_with_ctc(ctc: str, model: Jasper) -> TrainStep:
     return TrainStep(model, optimizer, None, world=World(), config=TrainingConfig(ctc=ctc), blank=28, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("config", "instead"),
+    [({"normalization": "triton"}, "normalization=auto or torch"), ({"cuda_graphs": True}, "cuda_graphs=false")],
+)
+def test_what_needs_triton_is_refused_on_a_cpu(config: dict[str, Any], instead: str) -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigError, match=rf"a Triton that works there, .* on cpu, .* take training\.{instead}"):
+        TrainStep(model, optimizer, None, world=World(), config=TrainingConfig(**config), blank=28, seed=0)
+
+
 @pytest.mark.parametrize("ctc", ["auto", "torch"])
 def test_tritons_ctc_is_refused_on_a_cpu_and_torchs_is_not(ctc: str) -> None:
     with pytest.raises(ConfigError, match=r"training\.ctc=triton needs an NVIDIA GPU .* on cpu, .*ctc=auto or torch"):
