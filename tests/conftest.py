@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
@@ -75,6 +75,23 @@ def triton_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _kernels() -> list[str]:
     return [name for name in sys.modules if name.startswith("jasper_ray.") and name.endswith("_kernels")]
+
+
+@pytest.fixture
+def compile_kernels(tmp_path: Path) -> Callable[[str, str], "subprocess.CompletedProcess[str]"]:
+    """Runs a script that compiles our Triton kernels, for the compute capability that it is given; needs no GPU."""
+    pytest.importorskip(
+        "triton", reason="triton is not installed, as without a CUDA build of torch: pip install triton"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    path = f"{REPOSITORY}:{environment.get('PYTHONPATH', '')}"
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": path}
+
+    def run(script: str, capability: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", script, capability]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jasper_ray.model.triton_trial import power_of_two
+
 FRAMES_PER_PROGRAM = 32
 MAX_MELS_PER_PROGRAM = 64
 MAX_CHANNELS_PER_PROGRAM = 128
@@ -25,7 +27,7 @@ def rows_of_features(features: Tensor, lengths: Tensor, *, dtype: torch.dtype) -
     assert features.is_contiguous()
     num_utterances, num_mels, num_frames = features.shape
     rows = features.new_empty((num_utterances * num_frames, num_mels), dtype=dtype)
-    mels = min(MAX_MELS_PER_PROGRAM, _power_of_two(num_mels))
+    mels = min(MAX_MELS_PER_PROGRAM, power_of_two(num_mels))
     grid = (num_utterances, -(-num_frames // FRAMES_PER_PROGRAM), -(-num_mels // mels))
     sizes = {"FRAMES": FRAMES_PER_PROGRAM, "MELS": mels}
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call] # Triton launches on the current device
@@ -58,7 +60,7 @@ def epilogue_(
     (num_rows, channels), num_utterances = rows.shape, len(lengths)
     assert rows.is_contiguous() and num_rows % num_utterances == 0
     assert copy is None or (copy.shape == rows.shape and copy.dtype == rows.dtype and copy.stride(1) == 1)
-    columns = min(MAX_CHANNELS_PER_PROGRAM, _power_of_two(channels))
+    columns = min(MAX_CHANNELS_PER_PROGRAM, power_of_two(channels))
     blocks = -(-channels // columns)
     values = MANY_VALUES if num_rows * blocks * columns >= NUM_PROGRAMS * MANY_VALUES else FEW_VALUES
     block_rows = values // columns
@@ -79,7 +81,7 @@ def log_softmax(scores: Tensor, bias: Tensor) -> Tensor:
     num_rows, num_labels = len(scores), len(bias)
     assert scores.stride(1) == 1 and scores.shape[1] >= num_labels
     log_probs = scores.new_empty((num_rows, num_labels), dtype=torch.float32)
-    labels = _power_of_two(num_labels)
+    labels = power_of_two(num_labels)
     block_rows = max(1, SCORES_PER_PROGRAM // labels)
     sizes = (num_rows, num_labels, scores.stride(0))
     with torch.cuda.device_of(scores):  # type: ignore[no-untyped-call]
@@ -90,8 +92,3 @@ def log_softmax(scores: Tensor, bias: Tensor) -> Tensor:
 
 def _kernels() -> Any:
     return importlib.import_module("jasper_ray.inference.epilogue_kernels")  # it needs Triton, which few machines have
-
-
-def _power_of_two(least: int) -> int:
-    """The smallest power of two that is not below `least`, a number from 1."""
-    return 1 << (least - 1).bit_length()

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from jasper_ray.model.ctc import ctc_losses
+from jasper_ray.model.triton_trial import power_of_two
 
 MAX_LABELS = 1023
 """Longest row of labels that the kernels take: with their blanks 2047 states, in 1024 lanes."""
@@ -78,18 +79,13 @@ def _launch(
     gradient = torch.empty_like(log_probs) if with_gradient else log_probs.new_empty(0)
     utterances = (lengths, labels, label_lengths)
     sizes = (frames, max_labels, vocabulary, blank)
-    lanes = max(MIN_LANES, _power_of_two(max_labels + 1))
+    lanes = max(MIN_LANES, power_of_two(max_labels + 1))
     shape = {"LANES": lanes, "num_warps": min(8, lanes // MIN_LANES)}
     with torch.cuda.device_of(log_probs):  # type: ignore[no-untyped-call] # Triton launches on the current device
         kernels.forward_kernel[(rows,)](log_probs, *utterances, losses, scores, *sizes, KEEP=with_gradient, **shape)
         if with_gradient:
             kernels.backward_kernel[(rows,)](log_probs, *utterances, scores, *sizes, **shape)
-            ids = min(MAX_IDS_PER_PROGRAM, _power_of_two(vocabulary))
+            ids = min(MAX_IDS_PER_PROGRAM, power_of_two(vocabulary))
             grid = (rows, -(-frames // FRAMES_PER_PROGRAM), -(-vocabulary // ids))
             kernels.gradient_kernel[grid](*utterances, scores, gradient, *sizes, FRAMES=FRAMES_PER_PROGRAM, IDS=ids)
     return losses, gradient
-
-
-def _power_of_two(least: int) -> int:
-    """The smallest power of two that is not below `least`, a number from 1."""
-    return 1 << (least - 1).bit_length()

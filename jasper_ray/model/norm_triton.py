@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from jasper_ray.model.layout import DRAWS
+from jasper_ray.model.triton_trial import power_of_two
 
 MAX_INPUTS = 15
 MAX_PARTS = 256
@@ -127,7 +128,7 @@ class _NormReluDropout(torch.autograd.Function):
                 kernels.combine_kernel[(-(-num_channels // ADDS_PARTS["CHANNELS"]),)](
                     counts, means, squares, weights[i], biases[i], *(sums or (counts, counts)), num_valid, norms[i],
                     parts, given.eps,
-                    NUM_CHANNELS=num_channels, COLLECTS=sums is not None, PARTS=_power_of_two(parts), **ADDS_PARTS,
+                    NUM_CHANNELS=num_channels, COLLECTS=sums is not None, PARTS=power_of_two(parts), **ADDS_PARTS,
                 )  # fmt: skip
             y = torch.empty_like(xs[0])
             kernels.forward_kernel[(-(-num_frames // (NUM_DRAW_GROUPS * FEW_FRAMES)), blocks)](
@@ -161,7 +162,7 @@ class _NormReluDropout(torch.autograd.Function):
                 **shape, CHANNELS=channels, **READS_THREE,
             )  # fmt: skip
             kernels.sum_kernel[(-(-num_channels // ADDS_PARTS["CHANNELS"]), len(xs))](
-                sums, grad_weight, grad_bias, parts, **shape, PARTS=_power_of_two(parts), **ADDS_PARTS
+                sums, grad_weight, grad_bias, parts, **shape, PARTS=power_of_two(parts), **ADDS_PARTS
             )
             kernels.backward_kernel[(-(-num_frames // FRAMES), blocks)](
                 tuple(xs), grad_xs, norms, y, grad_y, grad_weight, grad_bias, num_valid, is_padding.view(torch.uint8),
@@ -177,7 +178,7 @@ def _kernels() -> Any:
 
 def _block(num_channels: int) -> int:
     """Channels of a program."""
-    return min(128, max(16, _power_of_two(num_channels)))
+    return min(128, max(16, power_of_two(num_channels)))
 
 
 def _parts(num_frames: int, num_channels: int) -> tuple[int, int]:
@@ -190,9 +191,4 @@ def _parts(num_frames: int, num_channels: int) -> tuple[int, int]:
 
 def _draw_groups(num_inputs: int) -> int:
     """Groups of draws whose inputs are loaded together: some eight loads of a thread."""
-    return max(1, _power_of_two(NUM_DRAW_GROUPS // num_inputs + 1) // 2)
-
-
-def _power_of_two(least: int) -> int:
-    """The smallest power of two that is not below `least`, a number from 1."""
-    return 1 << (least - 1).bit_length()
+    return max(1, power_of_two(NUM_DRAW_GROUPS // num_inputs + 1) // 2)

@@ -1,4 +1,4 @@
-"""Whether Triton works where we are."""
+"""Whether Triton works where we are, and what those share who launch our kernels."""
 
 import functools
 import importlib
@@ -36,3 +36,8 @@ def triton_runs(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+def power_of_two(least: int) -> int:
+    """The smallest power of two that is not below `least`, a number from 1: Triton's blocks are such."""
+    return 1 << (least - 1).bit_length()

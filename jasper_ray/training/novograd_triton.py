@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import logging
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -13,8 +12,6 @@ from torch import Tensor
 CHUNK = 16384
 """Numbers that a program works on: 20,000 programs for Jasper 10x5."""
 BLOCK = 1024
-
-logger = logging.getLogger(__name__)
 
 
 class Tensors(NamedTuple):

@@ -1,8 +1,6 @@
 import math
-import os
 import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ TOLERANCES = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 
 # The interpreter is numpy, which warns of infinities.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+CompileKernels = Callable[[str, str], "subprocess.CompletedProcess[str]"]
 
 
 def valid_rows(lengths: Tensor, num_frames: int, frame_step: int = 1) -> Tensor:
@@ -141,14 +140,9 @@ for kernel, constants in (
 
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_the_kernels_compile_for_nvidias_gpus_and_an_epilogue_moves_16_bytes_at_once(
-    capability: str, tmp_path: Path
+    capability: str, compile_kernels: CompileKernels
 ) -> None:
-    pytest.importorskip("triton", reason=NO_TRITON)
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    root = str(Path(__file__).parents[2])
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{root}:{environment.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-c", COMPILE, capability]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = compile_kernels(COMPILE, capability)
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[0] for line in lines] == ["True"] * 4, done.stderr
     # 32 x 128 halves by 128 threads are 4 accesses each; the bias comes by others.

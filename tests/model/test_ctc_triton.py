@@ -1,8 +1,5 @@
-import os
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +15,7 @@ Losses = Callable[..., Tensor]
 
 # The interpreter is numpy, which warns of log(0).
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+CompileKernels = Callable[[str, str], "subprocess.CompletedProcess[str]"]
 
 
 def torch_losses(log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor, *, blank: int) -> Tensor:
@@ -209,13 +207,10 @@ for kernel, constants, options in (
 
 
 @pytest.mark.parametrize("capability", ["80", "90"])
-def test_the_kernels_compile_for_nvidias_gpus_without_atomic_sums(capability: str, tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason=NO_TRITON)
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    root = str(Path(__file__).parents[2])
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{root}:{environment.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-c", COMPILE, capability]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+def test_the_kernels_compile_for_nvidias_gpus_without_atomic_sums(
+    capability: str, compile_kernels: CompileKernels
+) -> None:
+    done = compile_kernels(COMPILE, capability)
     assert done.stdout.split() == ["True"] * 3, done.stderr
 
 

@@ -1,8 +1,5 @@
-import os
 import subprocess
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -21,6 +18,7 @@ NO_TRITON = "triton is not installed, as without a CUDA build of torch: pip inst
 
 # The interpreter is numpy, which warns of overflows and log(0).
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+CompileKernels = Callable[[str, str], "subprocess.CompletedProcess[str]"]
 
 
 def frame_by_frame(rows: int, channels: int, frames: int, *, seed: int) -> Tensor:
@@ -204,13 +202,10 @@ for kernel, constants in (
 
 
 @pytest.mark.parametrize("capability", ["80", "90"])
-def test_the_kernels_compile_for_nvidias_gpus_without_atomic_sums(capability: str, tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason=NO_TRITON)
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    root = str(Path(__file__).parents[2])
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{root}:{environment.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-c", COMPILE, capability]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+def test_the_kernels_compile_for_nvidias_gpus_without_atomic_sums(
+    capability: str, compile_kernels: CompileKernels
+) -> None:
+    done = compile_kernels(COMPILE, capability)
     assert done.stdout.split() == ["True"] * 6, done.stderr
 
 

@@ -1,9 +1,6 @@
 import copy
-import os
 import subprocess
-import sys
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -21,6 +18,7 @@ SHAPES = [(1,), (29,), (4, 256), (50, 4, 25), (2, CHUNK), (CHUNK + 5,)]
 
 # What is no number is multiplied, and not used.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+CompileKernels = Callable[[str, str], "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -314,14 +312,9 @@ for kernel, constants, wide in (
 
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_the_kernels_compile_for_nvidias_gpus_without_atomic_sums_and_take_four_numbers_at_a_time(
-    capability: str, tmp_path: Path
+    capability: str, compile_kernels: CompileKernels
 ) -> None:
-    pytest.importorskip("triton", reason=NO_TRITON)
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    root = str(Path(__file__).parents[2])
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{root}:{environment.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-c", COMPILE, capability]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = compile_kernels(COMPILE, capability)
     assert done.stdout.split() == ["True"] * 5, done.stderr
 
 
