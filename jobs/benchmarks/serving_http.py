@@ -24,6 +24,7 @@ from jasper_ray.cluster.trainer import connected_to_ray
 from jasper_ray.inference.long_audio import Compute, Piece, Source
 from jasper_ray.inference.transcriber import Transcript
 from jobs.serve import QUIET, free_port
+from serve.app import ONE_LOOP
 from serve.http_app import build_api
 from serve.recognizer import LocalRecognizer, ModelCard
 from serve.uploads import Limits
@@ -177,11 +178,12 @@ def _deploy(benchmark: HttpBenchmark) -> None:
     step_ms = benchmark.step_ms
     options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 256}
     remote = serve.deployment(Remote, **options).bind(step_ms)  # type: ignore[call-overload]
+    ours = {**options, "ray_actor_options": {**options["ray_actor_options"], "runtime_env": ONE_LOOP}}
     applications = {
         "empty": serve.deployment(Empty, **options).bind(),  # type: ignore[call-overload]
         "empty_fastapi": serve.deployment(EmptyFastApi, **options).bind(),
-        "at_once": serve.deployment(InReplica, **options).bind(0.0),
-        "in_replica": serve.deployment(InReplica, **options).bind(step_ms),
+        "at_once": serve.deployment(InReplica, **ours).bind(0.0),
+        "in_replica": serve.deployment(InReplica, **ours).bind(step_ms),
         "by_handle": serve.deployment(ByHandle, **options).bind(remote),
     }
     for name in benchmark.variants:
