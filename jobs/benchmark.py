@@ -15,6 +15,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,14 +112,21 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
     if arguments.load:
         from jobs.benchmarks.serving_load import LoadBenchmark, measure_load  # needs Ray
 
-        with bundle_or_preset(arguments.load) as bundle:
+        with _proxy(arguments), bundle_or_preset(arguments.load) as bundle:
             return {"load": measure_load(LoadBenchmark(bundle, overload_s=arguments.overload_s))}
     figures = {"scheduler": measure_scheduler(benchmark)}
     if arguments.http:
         from jobs.benchmarks.serving_http import HttpBenchmark, measure_http  # the only part that needs Ray
 
-        figures["http"] = measure_http(HttpBenchmark(step_ms=arguments.step_ms, rounds=arguments.rounds))
+        with _proxy(arguments):
+            figures["http"] = measure_http(HttpBenchmark(step_ms=arguments.step_ms, rounds=arguments.rounds))
     return figures
+
+
+def _proxy(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    from jobs.serve import haproxy_in_front  # needs Ray
+
+    return haproxy_in_front() if arguments.haproxy else nullcontext()
 
 
 def _cost(arguments: argparse.Namespace) -> Mapping[str, Any]:
@@ -168,6 +176,7 @@ def main() -> None:
         metavar="BUNDLE",
         help="instead: this bundle, or a preset with random weights, under load, overload, a killed replica, an update",
     )
+    served.add_argument("--haproxy", action="store_true", help="with HAProxy instead of Ray Serve's own proxy")
     served.add_argument("--overload-s", type=float, default=60.0, help="length of the overload (default 60)")
     served.add_argument("--step-ms", type=float, default=3.0, help="what the stub model takes for a batch (default 3)")
     served.add_argument("--concurrency", type=_positive, default=32, help="requests at a time (default 32)")

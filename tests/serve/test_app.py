@@ -47,9 +47,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def url(bundle: str) -> Iterator[str]:
-    with serving(ARGS.model_copy(update={"bundle": bundle}), port=0) as url:
+@pytest.fixture(scope="module", params=["rays_proxy", pytest.param("haproxy", marks=pytest.mark.slow)])
+def url(bundle: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    with serving(ARGS.model_copy(update={"bundle": bundle}), port=0, haproxy=request.param == "haproxy") as url:
         yield url
 
 
