@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jasper_ray.audio.batch_filterbank import BatchFilterbank
 from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.decoding.alignment import WordSpan
 from jasper_ray.decoding.beam import Hypothesis
@@ -62,6 +63,8 @@ class Transcriber:
         self._calibration = calibration
         self._engine = Engine(bundle, device=device, precision=precision)
         self._filterbank = Filterbank(bundle.config.features)
+        on_gpu = torch.device(device).type != "cpu"
+        self._on_gpu = BatchFilterbank(bundle.config.features, device=torch.device(device)) if on_gpu else None
         self._batch_seconds = batch_seconds
         self._long = LongAudio(bundle.config, self._engine, self._filterbank, bundle.alphabet)
         self.frame_s = bundle.config.features.hop_s * bundle.config.model.total_stride
@@ -97,16 +100,15 @@ class Transcriber:
             One transcript per waveform; alone or together they are the same.
         """
         transcripts: dict[int, Transcript] = {}
-        features: dict[int, Tensor] = {}
+        num_frames: dict[int, int] = {}
         for row, waveform in enumerate(waveforms):
             # A search needs the log-probabilities of all frames: then there is no bound on memory.
             if len(waveform) > LONG_AUDIO_S * self.sample_rate_hz and not with_log_probs:
                 transcripts[row] = self.transcribe_long(waveform_source(waveform))
             else:
-                features[row] = self._filterbank(torch.tensor(waveform, dtype=torch.float32))
-        for rows in self._batches({row: one.shape[1] for row, one in features.items()}):
-            padded, lengths = self._pad([features[row] for row in rows])
-            log_probs, encoder_lengths = self._engine.log_probs(padded, lengths)
+                num_frames[row] = self._filterbank.num_frames(len(waveform))
+        for rows in self._batches(num_frames):
+            log_probs, encoder_lengths = self._engine.log_probs(*self._features([waveforms[row] for row in rows]))
             labels = greedy_decode(log_probs, encoder_lengths, blank=self.alphabet.blank)
             confidences = emission_confidence(log_probs, encoder_lengths, blank=self.alphabet.blank)
             words = greedy_words(log_probs, encoder_lengths, self.alphabet, frame_s=self.frame_s)
@@ -160,7 +162,11 @@ class Transcriber:
                 batches.append([row])
         return batches
 
-    def _pad(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _features(self, waveforms: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """`(B, F, T)` where they were made, and `(B,)` frames."""
+        if self._on_gpu is not None:
+            return self._on_gpu(waveforms)
+        features = [self._filterbank(torch.tensor(waveform, dtype=torch.float32)) for waveform in waveforms]
         lengths = torch.tensor([one.shape[1] for one in features], dtype=torch.int64)
         multiple = self.config.features.pad_to_multiple
         width = -(-int(lengths.max()) // multiple) * multiple

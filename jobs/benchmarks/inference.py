@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.yardstick import YardstickFeatures, YardstickJasper
+from jasper_ray.audio.batch_filterbank import BatchFilterbank
 from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.config.model import PRESETS, ModelConfig
 from jasper_ray.config.speech import FeatureConfig, TextConfig
@@ -80,7 +81,7 @@ class InferenceBenchmark:
 def measure_inference(benchmark: InferenceBenchmark, say: Callable[[str], None]) -> Mapping[str, Any]:
     """Latencies of every batch size and duration by every way, and operator calls."""
     config = benchmark.bundle.config
-    make_features = _features_by(Filterbank(config.features))
+    make_features = _features_on(benchmark.device, config.features)
     contenders: dict[str, Contender] = {}
     if benchmark.with_yardstick:
         contenders[YARDSTICK] = _yardstick(benchmark.bundle, benchmark.device)
@@ -162,12 +163,24 @@ def _line(row: Mapping[str, Any]) -> str:
     return text
 
 
-def _features_by(filterbank: Filterbank) -> Callable[[Tensor, Tensor], Batch]:
-    def make(waveforms: Tensor, samples: Tensor) -> Batch:
-        features = torch.stack([filterbank(waveform) for waveform in waveforms])
-        return features, torch.full_like(samples, features.shape[2])
+def _features_on(device: str, config: FeatureConfig) -> Callable[[Tensor, Tensor], Batch]:
+    """As a `Transcriber` makes them."""
+    if device == "cpu":
+        alone = Filterbank(config)
 
-    return make
+        def one_by_one(waveforms: Tensor, samples: Tensor) -> Batch:
+            features = torch.stack([alone(waveform) for waveform in waveforms])
+            return features, torch.full_like(samples, features.shape[2])
+
+        return one_by_one
+    together = BatchFilterbank(config, device=torch.device(device))
+
+    def at_once(waveforms: Tensor, samples: Tensor) -> Batch:
+        features, frames = together(list(waveforms.numpy()))
+        torch.cuda.synchronize()  # or the model would be given the time
+        return features, frames
+
+    return at_once
 
 
 def _yardstick(bundle: Bundle, device: str) -> Contender:

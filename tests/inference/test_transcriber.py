@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from jasper_ray.audio.batch_filterbank import BatchFilterbank
 from jasper_ray.audio.decode import decode_audio
 from jasper_ray.audio.filterbank import Filterbank
 from jasper_ray.config.model import BlockConfig, ModelConfig
@@ -59,6 +60,18 @@ def test_alone_or_in_any_batch_a_waveform_has_the_same_transcript(bundle: Bundle
         assert [transcript.text for transcript in other] == texts
         assert [t.confidence for t in other] == pytest.approx([t.confidence for t in together], abs=1e-4)
     assert [transcript.duration_s for transcript in together] == [len(waveform) / 16000 for waveform in many]
+
+
+def test_with_features_made_together_as_for_a_gpu_the_transcripts_are_the_same(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken, transcriber = waveforms([16000, 48000, 7001, 33]), Transcriber(bundle)
+    expected = transcriber.transcribe(spoken)
+    together = BatchFilterbank(bundle.config.features, device=torch.device("cpu"))
+    monkeypatch.setattr(transcriber, "_on_gpu", together)
+    got = transcriber.transcribe(spoken)
+    assert [one.text for one in got] == [one.text for one in expected]
+    assert [one.confidence for one in got] == pytest.approx([one.confidence for one in expected], abs=1e-4)
 
 
 @pytest.mark.parametrize("flavour", ["nvidia_torch", "nvidia_dali"])
