@@ -14,7 +14,7 @@ from torch import Tensor
 from jasper_ray.inference.captured import CapturedRunner
 from jasper_ray.inference.direct import DirectRunner
 from jasper_ray.inference.folded import FoldedJasper, fold
-from jasper_ray.inference.spectral import SpectralRunner, gains_from_frequencies
+from jasper_ray.inference.spectral import SpectralRunner, gains_from_frequencies, has_half_products
 from jasper_ray.model.bundle import Bundle
 from jasper_ray.model.jasper import strided_lengths
 
@@ -35,7 +35,8 @@ class Engine:
     Args:
         bundle: Whose model; it is copied, not changed.
         device: Where it runs.
-        precision: Arithmetic of the encoder.
+        precision: Arithmetic of the encoder. `fp16` on a CPU: wide layers hold their weights in float16 and compute
+            in float32, in the frequency domain; quicker than fp32 where the processor has no bf16.
         method: `frequency` holds 3 to 5 times the weights in memory; `auto` takes it on a CPU for models that gain.
 
     Raises:
@@ -47,22 +48,28 @@ class Engine:
     ) -> None:
         self._device = torch.device(device)
         on_gpu = self._device.type != "cpu"
-        if precision == "fp16" and not on_gpu:
-            raise ValueError("precision fp16 needs a GPU, got device cpu: use bf16 or fp32")
+        half_weights = precision == "fp16" and not on_gpu
+        if half_weights and not has_half_products():
+            raise ValueError("precision fp16 on a CPU needs torch's FBGEMM (x86 with AVX2), not here: use bf16 or fp32")
         if method == "frequency" and on_gpu:
             raise ValueError(f"method frequency is for a CPU, got device {device}: use direct or auto")
         if precision == "bf16" and not on_gpu and torch.backends.cpu.get_cpu_capability() == "AVX2":
             log.warning("this CPU has no bf16 arithmetic, fp32 is several times faster on it")
-        dtype = DTYPES[precision]
+        dtype = torch.float32 if half_weights else DTYPES[precision]
         folded = fold(bundle.model)
         self.method = _fastest(folded, self._device, dtype) if method == "auto" else method
+        if half_weights and self.method == "direct":
+            raise ValueError(
+                "precision fp16 on a CPU is for method frequency, and this model's layers are quicker by direct "
+                "convolutions: use fp32"
+            )
         self._strides = [block.stride for block in folded.blocks if block.stride > 1]
         self._num_mels = bundle.config.features.num_mels
         self._runner: CapturedRunner | DirectRunner | SpectralRunner
         if on_gpu:
             self._runner = CapturedRunner(folded, device=self._device, dtype=dtype)
         elif self.method == "frequency":
-            self._runner = SpectralRunner(folded, dtype=dtype)
+            self._runner = SpectralRunner(folded, dtype=dtype, half_weights=half_weights)
         else:
             self._runner = DirectRunner(folded, device=self._device, dtype=dtype)
 

@@ -1,16 +1,16 @@
 """A folded model on a CPU in the frequency domain: activations stay on one time axis of tiles from layer to layer.
 
-Rows of a batch lie one behind the other, each a whole number of tiles with zeros at its end, so that a convolution of
-stride 1 reads overlapping tiles in place and writes the next layer's axis: nothing is laid out anew, as training does
+Rows of a batch lie one behind the other with zeros between them, so that a convolution of stride 1 reads overlapping
+tiles in place and writes the next layer's axis: nothing is laid out anew, as training does
 (`jasper_ray.model.fourier`, whose matrices these are). Weights are transformed once. All outputs of a dense chain lie
 in one wide buffer, so that a block's residual product reads them without copying.
 """
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -25,6 +25,13 @@ HOP = 24
 """Output frames of a tile. The fastest for one utterance, within a tenth of the fastest for eight, and the smallest
 spectra: 3 to 5 times the weights (one thread of a 2-vCPU AMD EPYC, bf16, 350 frames, 2026-11-24)."""
 
+HALF_HOP = 48
+"""The same where weights are held in half precision: half as much to read for a tile, so tiles may be fewer."""
+HALF_CHANNELS = 512
+"""Layers with so many channels hold their weights in half precision, if the model does. With 512, 640 and 768 channels
+one utterance of 7 s then takes 0.6 of the time, and eight 0.7 to 0.9; with 384 nothing is gained (one thread of a
+2-vCPU AMD EPYC with AVX2 only, 2026-11-26)."""
+
 ROWS_AT_ONCE = 8
 """Of weights' spectra that are computed together: more are no faster, and are in memory in float32."""
 
@@ -36,33 +43,55 @@ class Rows(NamedTuple):
     frames: int
     """Of a row, without the zeros at its end."""
     pitch: int
-    """From row to row; whole tiles."""
+    """From row to row."""
     lead: int
-    """Zeros before the first row and behind the last."""
+    """Zeros before the first row and behind the last tile."""
+    length: int
+    """From the first row to the end of the last tile."""
 
-    @property
-    def num_tiles(self) -> int:
-        """Of all rows."""
-        return self.num_rows * self.pitch // HOP
+    @classmethod
+    def of(cls, num_rows: int, frames: int, *, reach: int, dtype: torch.dtype, hop: int = HOP) -> Self:
+        """Rows with as many zeros between them as a kernel sees to a side.
+
+        Where a row begins within a tile changes its rounding. In float32 that is nothing; in half precision every row
+        begins with a tile, so that an utterance is rounded nearly alike in any company.
+
+        Args:
+            num_rows: Utterances.
+            frames: Of each.
+            reach: Frames that the widest kernel sees to a side.
+            dtype: Of what is computed.
+            hop: Of the largest tiles.
+        """
+        pitch = frames + reach
+        pitch = pitch if dtype == torch.float32 else -(-pitch // hop) * hop
+        length = -(-((num_rows - 1) * pitch + frames) // hop) * hop
+        return cls(num_rows, frames, pitch, reach, length)
+
+    def num_tiles(self, hop: int) -> int:
+        """As many as hold all rows."""
+        return -(-((self.num_rows - 1) * self.pitch + self.frames) // hop)
 
     def new_axis(self, channels: int, dtype: torch.dtype) -> Tensor:
-        """`(lead + num_rows * pitch + lead, channels)`, zeros at both ends."""
-        axis = torch.empty(2 * self.lead + self.num_rows * self.pitch, channels, dtype=dtype)
+        """`(lead + length + lead, channels)`, zeros at both ends."""
+        axis = torch.empty(2 * self.lead + self.length, channels, dtype=dtype)
         axis[: self.lead].zero_()
         axis[axis.shape[0] - self.lead :].zero_()
         return axis
 
     def inner(self, axis: Tensor) -> Tensor:
-        """The rows: `(num_rows * pitch, channels)`."""
-        return axis[self.lead : self.lead + self.num_rows * self.pitch]
+        """The tiles: `(length, channels)`."""
+        return axis[self.lead : self.lead + self.length]
 
-    def by_row(self, axis: Tensor) -> Tensor:
-        """The frames of rows: `(num_rows, frames, channels)`."""
-        return self.inner(axis).view(self.num_rows, self.pitch, -1)[:, : self.frames]
+    def by_row(self, inner: Tensor) -> Tensor:
+        """The frames of rows among those of all tiles: `(num_rows, frames, ...)`."""
+        first, *others = inner.stride()
+        shape = (self.num_rows, self.frames, *inner.shape[1:])
+        return inner.as_strided(shape, (self.pitch * first, first, *others), inner.storage_offset())
 
 
 Convolve = Callable[[Tensor, Tensor, Rows, Tensor], None]
-"""Reads an axis and fills `(num_rows * pitch, C')`, beginning its sums with such a tensor, or `(C')` in all frames."""
+"""Reads an axis and fills `(length, C')`, beginning its sums with such a tensor, or `(C')` in all frames."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +122,19 @@ class SpectralRunner:
     Args:
         folded: The model.
         dtype: Its arithmetic; log-softmax is float32.
+        half_weights: Whether wide layers hold their transformed weights in float16; sums are float32 all the same.
+
+    Raises:
+        ValueError: `half_weights` where this processor or build of torch has no products with them.
     """
 
-    def __init__(self, folded: FoldedJasper, *, dtype: torch.dtype) -> None:
+    def __init__(self, folded: FoldedJasper, *, dtype: torch.dtype, half_weights: bool = False) -> None:
+        if half_weights and not (dtype == torch.float32 and has_half_products()):
+            raise ValueError(
+                f"half_weights goes with dtype float32 and torch's FBGEMM, got {dtype} and "
+                f"{torch.backends.quantized.supported_engines}: leave it out"
+            )
+        self._hop = HALF_HOP if half_weights else HOP
         first, rest = folded.split_after_strides()
         self._first = DirectRunner(first, device=torch.device("cpu"), dtype=dtype)
         self._total_stride = math.prod(block.stride for block in first.blocks)
@@ -105,7 +144,7 @@ class SpectralRunner:
         self._reach = max((conv.reach for conv in convs if conv.dilation == 1), default=0)
         inputs = convs[0].weight.shape[1] * convs[0].groups if convs else folded.decoder.weight.shape[1]
         self._width = _chain_width(rest.blocks, 0, inputs)
-        self._blocks = _planned(rest.blocks, inputs, dtype)
+        self._blocks = _planned(rest.blocks, inputs, dtype, half_weights)
         self._decoder = folded.decoder.weight[:, :, 0].to(dtype), folded.decoder.bias.to(dtype)
 
     def log_probs(self, features: Tensor, keep: Tensor | None) -> Tensor:
@@ -113,11 +152,11 @@ class SpectralRunner:
         x = self._first.encode(features, keep)
         x = x.squeeze(2) if x.dim() == 4 else x
         num_rows, channels, num_frames = x.shape
-        rows = Rows(num_rows, num_frames, -(-(num_frames + self._reach) // HOP) * HOP, self._reach)
+        rows = Rows.of(num_rows, num_frames, reach=self._reach, dtype=self._dtype, hop=self._hop)
         padding = _padding(None if keep is None else keep[..., :: self._total_stride], rows)
         wide, last = rows.new_axis(self._width, self._dtype), slice(0, channels)
         rows.inner(wide)[:, last].index_fill_(0, padding, 0)
-        rows.by_row(wide)[:, :, last].copy_(x.transpose(1, 2))
+        rows.by_row(rows.inner(wide)[:, last]).copy_(x.transpose(1, 2))
         scratch = _Scratch(rows, self._dtype)
         for block in self._blocks:
             y = self._block(block, wide, rows, padding, scratch)
@@ -126,7 +165,7 @@ class SpectralRunner:
             last = block.target
             rows.inner(wide)[:, last].copy_(y)
         weight, bias = self._decoder
-        scores = functional.linear(rows.by_row(wide)[:, :, last], weight, bias)
+        scores = functional.linear(rows.by_row(rows.inner(wide)[:, last]), weight, bias)
         return functional.log_softmax(scores, dim=2, dtype=torch.float32)
 
     def _block(self, block: _Block, wide: Tensor, rows: Rows, padding: Tensor, scratch: "_Scratch") -> Tensor:
@@ -160,18 +199,22 @@ class _Scratch:
 
 def _padding(keep: Tensor | None, rows: Rows) -> Tensor:
     """Positions among the frames of all rows that must be zero wherever a kernel reads."""
-    is_kept = torch.zeros(rows.num_rows, rows.pitch, dtype=torch.bool)
-    is_kept[:, : rows.frames] = True if keep is None else keep[:, 0] > 0
-    return is_kept.flatten().logical_not_().nonzero().squeeze(1)
+    is_kept = torch.zeros(rows.length, dtype=torch.bool)
+    rows.by_row(is_kept).copy_(torch.tensor(True) if keep is None else keep[:, 0] > 0)
+    return is_kept.logical_not_().nonzero().squeeze(1)
 
 
-def _planned(blocks: tuple[FoldedBlock, ...], inputs: int, dtype: torch.dtype) -> tuple[_Block, ...]:
+def _planned(
+    blocks: tuple[FoldedBlock, ...], inputs: int, dtype: torch.dtype, half_weights: bool
+) -> tuple[_Block, ...]:
     planned = []
     begin, end = 0, inputs  # of the newest output in the wide buffer
     for number, block in enumerate(blocks):
         source, read = slice(begin, end), slice(0 if block.reads == "dense" else begin, end)
         begin, end = (end, end + block.filters) if block.reads == "dense" else (0, block.filters)
-        steps = tuple(_Step(_convolve(conv, dtype), conv.bias.to(dtype), conv.activates) for conv in block.convs)
+        steps = tuple(
+            _Step(_convolve(conv, dtype, half_weights), conv.bias.to(dtype), conv.activates) for conv in block.convs
+        )
         residual = None if block.residual is None else block.residual.T.to(dtype).contiguous()
         new_width = 0 if block.reads == "dense" else _chain_width(blocks, number + 1, block.filters)
         planned.append(_Block(steps, residual, source, read, slice(begin, end), new_width))
@@ -201,12 +244,21 @@ def _in_frequencies(conv: FoldedConv, dtype: torch.dtype) -> bool:
     return choose(case) == "frequency"
 
 
-def _convolve(conv: FoldedConv, dtype: torch.dtype) -> Convolve:
+def has_half_products() -> bool:
+    """Whether float32 can be multiplied by weights in float16 here: FBGEMM, x86 with AVX2."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def _convolve(conv: FoldedConv, dtype: torch.dtype, half_weights: bool) -> Convolve:
     if conv.kernel == 1 and conv.groups == 1:
         return _Pointwise(conv, dtype)
     if not _in_frequencies(conv, dtype):
         return _Direct(conv, dtype)
-    return _InTiles(conv, dtype) if conv.dilation == 1 else _Dilated(conv, dtype)
+    if conv.dilation > 1:
+        return _Dilated(conv, dtype)
+    if half_weights and min(conv.weight.shape[:2]) >= HALF_CHANNELS:
+        return _InTiles(conv, HALF_HOP, dtype, _HalfFactors)
+    return _InTiles(conv, HOP, dtype, _Factors)
 
 
 class _Pointwise:
@@ -217,29 +269,64 @@ class _Pointwise:
         torch.addmm(start, rows.inner(x), self._weight, out=out)
 
 
+class _Factors:
+    """The product for each row of spectra.
+
+    Args:
+        factors: `(rows, C, C')`, some rows at a time.
+        dtype: In which they are held.
+    """
+
+    def __init__(self, factors: Iterable[Tensor], dtype: torch.dtype) -> None:
+        self._factors = torch.cat([some.to(dtype) for some in factors])
+
+    def __call__(self, spectra: Tensor) -> Tensor:
+        """`(tiles, rows, C)` to `(tiles, rows, C')`."""
+        return torch.bmm(spectra.transpose(0, 1).contiguous(), self._factors).transpose(0, 1)
+
+
+class _HalfFactors:
+    """The same, of float32 with weights in float16, laid out for FBGEMM."""
+
+    def __init__(self, factors: Iterable[Tensor], dtype: torch.dtype) -> None:
+        pack = torch.ops.quantized.linear_prepack_fp16
+        self._packed = []
+        for some in factors:
+            self._packed += [pack(one.T.contiguous(), None) for one in some]
+            self._outputs = some.shape[2]
+
+    def __call__(self, spectra: Tensor) -> Tensor:
+        products = spectra.new_empty(*spectra.shape[:2], self._outputs)
+        for one, packed, product in zip(spectra.unbind(1), self._packed, products.unbind(1), strict=True):
+            product.copy_(torch.ops.quantized.linear_dynamic_fp16(one, packed))
+        return products
+
+
 class _InTiles:
-    def __init__(self, conv: FoldedConv, dtype: torch.dtype) -> None:
-        self._matrices = transforms(conv.kernel, HOP, dtype, torch.device("cpu"))
-        self._tile, self._reach = HOP + conv.kernel - 1, conv.reach
-        # Transformed in float32: rounded once.
-        taps = transforms(conv.kernel, HOP, torch.float32, torch.device("cpu")).taps
+    def __init__(
+        self, conv: FoldedConv, hop: int, dtype: torch.dtype, hold: type[_Factors] | type[_HalfFactors]
+    ) -> None:
+        self._hop, self._tile, self._reach = hop, hop + conv.kernel - 1, conv.reach
         outputs, inputs, kernel = conv.weight.shape
-        by_tap = conv.weight.permute(2, 1, 0).reshape(kernel, inputs * outputs)
-        self._factors = torch.empty(len(taps), inputs, outputs, dtype=dtype)
-        for first in range(0, len(taps), ROWS_AT_ONCE):
-            rows = taps[first : first + ROWS_AT_ONCE]
-            self._factors[first : first + ROWS_AT_ONCE] = (rows @ by_tap).view(-1, inputs, outputs)
+        # A power of two near the largest weight: float16 has few digits for small numbers.
+        scale = 2.0 ** math.frexp(float(conv.weight.abs().max()))[1]
+        by_tap = conv.weight.permute(2, 1, 0).reshape(kernel, inputs * outputs) / scale
+        matrices = transforms(kernel, hop, dtype, torch.device("cpu"))
+        self._into, self._back = matrices.into, matrices.back * scale
+        # Transformed in float32: rounded once.
+        taps = torch.split(transforms(kernel, hop, torch.float32, torch.device("cpu")).taps, ROWS_AT_ONCE)
+        self._factors = hold(((rows @ by_tap).view(-1, inputs, outputs) for rows in taps), dtype)
 
     def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
-        into, back = (matrix.expand(rows.num_tiles, -1, -1) for matrix in self._matrices[:2])
+        num_tiles = rows.num_tiles(self._hop)
+        into, back = (matrix.expand(num_tiles, -1, -1) for matrix in (self._into, self._back))
         pitch = x.stride(0)
         first = x.storage_offset() + (rows.lead - self._reach) * pitch
-        tiles = x.as_strided((rows.num_tiles, self._tile, x.shape[1]), (HOP * pitch, pitch, 1), first)
-        spectra = torch.bmm(into, tiles).transpose(0, 1).contiguous()
-        products = torch.bmm(spectra, self._factors).transpose(0, 1)
-        shape = (rows.num_tiles, HOP, out.shape[1])
-        start = start.expand(shape) if start.dim() == 1 else start.view(shape)
-        torch.baddbmm(start, back, products, out=out.view(shape))
+        tiles = x.as_strided((num_tiles, self._tile, x.shape[1]), (self._hop * pitch, pitch, 1), first)
+        products = self._factors(torch.bmm(into, tiles))
+        shape, end = (num_tiles, self._hop, out.shape[1]), num_tiles * self._hop
+        start = start.expand(shape) if start.dim() == 1 else start[:end].view(shape)
+        torch.baddbmm(start, back, products, out=out[:end].view(shape))
 
 
 class _Dilated:
@@ -255,10 +342,8 @@ class _Dilated:
 
     def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
         tiling = Tiling.of(rows.frames, kernel=self._kernel, dilation=self._dilation, hop=self._hop)
-        y = fourier_conv(rows.by_row(x), self._weight, self._factors, tiling)
-        by_row = out.view(rows.num_rows, rows.pitch, -1)
-        start = start if start.dim() == 1 else start.view_as(by_row)[:, : rows.frames]
-        torch.add(y, start, out=by_row[:, : rows.frames])
+        y = fourier_conv(rows.by_row(rows.inner(x)), self._weight, self._factors, tiling)
+        torch.add(y, start if start.dim() == 1 else rows.by_row(start), out=rows.by_row(out))
 
 
 class _Direct:
@@ -267,8 +352,9 @@ class _Direct:
         self._weight = conv.weight.to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
     def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
-        picture = rows.inner(x).view(rows.num_rows, 1, rows.pitch, -1).permute(0, 3, 1, 2)
+        picture = rows.by_row(rows.inner(x)).unsqueeze(1).permute(0, 3, 1, 2)
         conv = self._conv
         sizes = ((1, 1), (0, conv.reach), (1, conv.dilation), conv.groups)
         y = functional.conv2d(picture.contiguous(memory_format=torch.channels_last), self._weight, None, *sizes)
-        torch.add(y.permute(0, 2, 3, 1).flatten(0, 2), start, out=out)
+        y = y.permute(0, 2, 3, 1).squeeze(1)
+        torch.add(y, start if start.dim() == 1 else rows.by_row(start), out=rows.by_row(out))

@@ -86,7 +86,10 @@ def measure_inference(benchmark: InferenceBenchmark, say: Callable[[str], None])
     if benchmark.with_yardstick:
         contenders[YARDSTICK] = _yardstick(benchmark.bundle, benchmark.device)
     for precision, method in benchmark.ways:
-        engine = Engine(benchmark.bundle, device=benchmark.device, precision=precision, method=method)
+        try:
+            engine = Engine(benchmark.bundle, device=benchmark.device, precision=precision, method=method)
+        except ValueError as error:
+            raise ConfigError(f"--precisions {precision}: {error}") from error
         contenders[f"{precision}, {engine.method}"] = Contender(make_features, engine.log_probs)
     if benchmark.with_openvino:
         from jobs.benchmarks.openvino_peer import openvino_log_probs  # only here: a peer that few have
@@ -248,8 +251,6 @@ def inference_benchmark_of(arguments: argparse.Namespace) -> InferenceBenchmark:
         raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, got {arguments.preset!r}")
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and "fp16" in arguments.precisions:
-        raise ConfigError("--precisions fp16 needs a GPU, and there is none: use fp32 or bf16")
     assert set(arguments.precisions) <= DTYPES.keys()
     ways = tuple((precision, method) for precision in arguments.precisions for method in arguments.methods)
     return InferenceBenchmark(
