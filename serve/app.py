@@ -85,7 +85,7 @@ class ServeArgs(Tuning):
     device: str = "cpu"
     """cpu or cuda."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Arithmetic of the encoder; fp16 on a GPU."""
+    """Arithmetic of the encoder: fp16 on a GPU; on a CPU bf16 where it has that, or fp16, which Jasper gains from."""
     num_replicas: int = Field(1, ge=1)
     """Replicas; leave it out where the Serve YAML file scales them by load."""
     cpus_per_replica: float = Field(1.0, gt=0)

@@ -54,7 +54,7 @@ class Engine:
         if method == "frequency" and on_gpu:
             raise ValueError(f"method frequency is for a CPU, got device {device}: use direct or auto")
         if precision == "bf16" and not on_gpu and torch.backends.cpu.get_cpu_capability() == "AVX2":
-            log.warning("this CPU has no bf16 arithmetic, fp32 is several times faster on it")
+            log.warning("this CPU has no bf16 arithmetic, fp32 and fp16 are several times faster on it")
         dtype = torch.float32 if half_weights else DTYPES[precision]
         folded = fold(bundle.model)
         self.method = _fastest(folded, self._device, dtype) if method == "auto" else method

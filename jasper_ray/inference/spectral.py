@@ -19,7 +19,7 @@ from torch.nn import functional
 from jasper_ray.inference.direct import DirectRunner
 from jasper_ray.inference.folded import FoldedBlock, FoldedConv, FoldedJasper
 from jasper_ray.model.choice import LayerCase, choose
-from jasper_ray.model.fourier import Tiling, fourier_conv, transforms
+from jasper_ray.model.fourier import transforms
 
 HOP = 24
 """Output frames of a tile. The fastest for one utterance, within a tenth of the fastest for eight, and the smallest
@@ -90,7 +90,28 @@ class Rows(NamedTuple):
         return inner.as_strided(shape, (self.pitch * first, first, *others), inner.storage_offset())
 
 
-Convolve = Callable[[Tensor, Tensor, Rows, Tensor], None]
+class _Scratch:
+    """Memory of a forward pass that is used again and again: fresh memory costs a page fault for each 4 kB of it."""
+
+    def __init__(self, rows: Rows, dtype: torch.dtype) -> None:
+        self.rows, self._dtype = rows, dtype
+        self._axes: dict[int, list[Tensor]] = {}
+        self._buffers: dict[str, Tensor] = {}
+
+    def other_than(self, x: Tensor, channels: int) -> Tensor:
+        """One of two axes of a width, in turn: what one layer writes the next one reads."""
+        axes = self._axes.setdefault(channels, [self.rows.new_axis(channels, self._dtype) for _ in range(2)])
+        return axes[1] if x is axes[0] else axes[0]
+
+    def buffer(self, name: str, *shape: int) -> Tensor:
+        """What is in it counts until the name is asked for again."""
+        size = math.prod(shape)
+        if name not in self._buffers or len(self._buffers[name]) < size:
+            self._buffers[name] = torch.empty(size, dtype=self._dtype)
+        return self._buffers[name][:size].view(shape)
+
+
+Convolve = Callable[[Tensor, Tensor, _Scratch, Tensor], None]
 """Reads an axis and fills `(length, C')`, beginning its sums with such a tensor, or `(C')` in all frames."""
 
 
@@ -168,7 +189,7 @@ class SpectralRunner:
         scores = functional.linear(rows.by_row(rows.inner(wide)[:, last]), weight, bias)
         return functional.log_softmax(scores, dim=2, dtype=torch.float32)
 
-    def _block(self, block: _Block, wide: Tensor, rows: Rows, padding: Tensor, scratch: "_Scratch") -> Tensor:
+    def _block(self, block: _Block, wide: Tensor, rows: Rows, padding: Tensor, scratch: _Scratch) -> Tensor:
         x = wide[:, block.source]
         for step in block.steps:
             is_last = step is block.steps[-1]
@@ -177,24 +198,12 @@ class SpectralRunner:
                 start = torch.addmm(step.bias, rows.inner(wide)[:, block.read], block.residual)
             axis = scratch.other_than(x, len(step.bias))
             y = rows.inner(axis)
-            step.convolve(x, start, rows, y)
+            step.convolve(x, start, scratch, y)
             if step.activates or is_last:
                 self._activate_(y)
                 y.index_fill_(0, padding, 0)
             x = axis
         return rows.inner(x)
-
-
-class _Scratch:
-    """Two axes of each width, in turn: what one layer writes the next one reads."""
-
-    def __init__(self, rows: Rows, dtype: torch.dtype) -> None:
-        self._rows, self._dtype = rows, dtype
-        self._axes: dict[int, list[Tensor]] = {}
-
-    def other_than(self, x: Tensor, channels: int) -> Tensor:
-        axes = self._axes.setdefault(channels, [self._rows.new_axis(channels, self._dtype) for _ in range(2)])
-        return axes[1] if x is axes[0] else axes[0]
 
 
 def _padding(keep: Tensor | None, rows: Rows) -> Tensor:
@@ -254,19 +263,19 @@ def _convolve(conv: FoldedConv, dtype: torch.dtype, half_weights: bool) -> Convo
         return _Pointwise(conv, dtype)
     if not _in_frequencies(conv, dtype):
         return _Direct(conv, dtype)
-    if conv.dilation > 1:
-        return _Dilated(conv, dtype)
     if half_weights and min(conv.weight.shape[:2]) >= HALF_CHANNELS:
-        return _InTiles(conv, HALF_HOP, dtype, _HalfFactors)
-    return _InTiles(conv, HOP, dtype, _Factors)
+        tiles = _InTiles(conv.weight, HALF_HOP, dtype, _HalfFactors)
+    else:
+        tiles = _InTiles(conv.weight, HOP, dtype, _Factors)
+    return tiles if conv.dilation == 1 else _Dilated(tiles, conv.dilation, conv.weight.shape[0])
 
 
 class _Pointwise:
     def __init__(self, conv: FoldedConv, dtype: torch.dtype) -> None:
         self._weight = conv.weight[:, :, 0].T.to(dtype).contiguous()
 
-    def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
-        torch.addmm(start, rows.inner(x), self._weight, out=out)
+    def __call__(self, x: Tensor, start: Tensor, scratch: _Scratch, out: Tensor) -> None:
+        torch.addmm(start, scratch.rows.inner(x), self._weight, out=out)
 
 
 class _Factors:
@@ -280,9 +289,12 @@ class _Factors:
     def __init__(self, factors: Iterable[Tensor], dtype: torch.dtype) -> None:
         self._factors = torch.cat([some.to(dtype) for some in factors])
 
-    def __call__(self, spectra: Tensor) -> Tensor:
+    def __call__(self, spectra: Tensor, scratch: _Scratch) -> Tensor:
         """`(tiles, rows, C)` to `(tiles, rows, C')`."""
-        return torch.bmm(spectra.transpose(0, 1).contiguous(), self._factors).transpose(0, 1)
+        tiles, rows, inputs = spectra.shape
+        by_row = scratch.buffer("spectra by row", rows, tiles, inputs).copy_(spectra.transpose(0, 1))
+        products = scratch.buffer("products", rows, tiles, self._factors.shape[2])
+        return torch.bmm(by_row, self._factors, out=products).transpose(0, 1)
 
 
 class _HalfFactors:
@@ -295,55 +307,74 @@ class _HalfFactors:
             self._packed += [pack(one.T.contiguous(), None) for one in some]
             self._outputs = some.shape[2]
 
-    def __call__(self, spectra: Tensor) -> Tensor:
-        products = spectra.new_empty(*spectra.shape[:2], self._outputs)
+    def __call__(self, spectra: Tensor, scratch: _Scratch) -> Tensor:
+        products = scratch.buffer("products", *spectra.shape[:2], self._outputs)
         for one, packed, product in zip(spectra.unbind(1), self._packed, products.unbind(1), strict=True):
             product.copy_(torch.ops.quantized.linear_dynamic_fp16(one, packed))
         return products
 
 
 class _InTiles:
-    def __init__(
-        self, conv: FoldedConv, hop: int, dtype: torch.dtype, hold: type[_Factors] | type[_HalfFactors]
-    ) -> None:
-        self._hop, self._tile, self._reach = hop, hop + conv.kernel - 1, conv.reach
-        outputs, inputs, kernel = conv.weight.shape
+    """A convolution without a dilation.
+
+    Args:
+        weight: `(C', C, k)`.
+        hop: Output frames of a tile.
+        dtype: Of what is computed.
+        hold: How the transformed weights are held.
+    """
+
+    def __init__(self, weight: Tensor, hop: int, dtype: torch.dtype, hold: type[_Factors] | type[_HalfFactors]) -> None:
+        outputs, inputs, kernel = weight.shape
+        self.hop, self.reach, self._tile = hop, kernel // 2, hop + kernel - 1
         # A power of two near the largest weight: float16 has few digits for small numbers.
-        scale = 2.0 ** math.frexp(float(conv.weight.abs().max()))[1]
-        by_tap = conv.weight.permute(2, 1, 0).reshape(kernel, inputs * outputs) / scale
+        scale = 2.0 ** math.frexp(float(weight.abs().max()))[1]
+        by_tap = weight.permute(2, 1, 0).reshape(kernel, inputs * outputs) / scale
         matrices = transforms(kernel, hop, dtype, torch.device("cpu"))
         self._into, self._back = matrices.into, matrices.back * scale
         # Transformed in float32: rounded once.
         taps = torch.split(transforms(kernel, hop, torch.float32, torch.device("cpu")).taps, ROWS_AT_ONCE)
         self._factors = hold(((rows @ by_tap).view(-1, inputs, outputs) for rows in taps), dtype)
 
-    def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
-        num_tiles = rows.num_tiles(self._hop)
+    def __call__(self, x: Tensor, start: Tensor, scratch: _Scratch, out: Tensor) -> None:
+        rows = scratch.rows
+        num_tiles = rows.num_tiles(self.hop)
         into, back = (matrix.expand(num_tiles, -1, -1) for matrix in (self._into, self._back))
         pitch = x.stride(0)
-        first = x.storage_offset() + (rows.lead - self._reach) * pitch
-        tiles = x.as_strided((num_tiles, self._tile, x.shape[1]), (self._hop * pitch, pitch, 1), first)
-        products = self._factors(torch.bmm(into, tiles))
-        shape, end = (num_tiles, self._hop, out.shape[1]), num_tiles * self._hop
+        first = x.storage_offset() + (rows.lead - self.reach) * pitch
+        tiles = x.as_strided((num_tiles, self._tile, x.shape[1]), (self.hop * pitch, pitch, 1), first)
+        spectra = scratch.buffer("spectra", num_tiles, into.shape[1], x.shape[1])
+        products = self._factors(torch.bmm(into, tiles, out=spectra), scratch)
+        shape, end = (num_tiles, self.hop, out.shape[1]), num_tiles * self.hop
         start = start.expand(shape) if start.dim() == 1 else start[:end].view(shape)
         torch.baddbmm(start, back, products, out=out[:end].view(shape))
 
 
 class _Dilated:
-    """Frames that a dilated kernel sees together are laid side by side first."""
+    """Frames that a dilated kernel sees together are laid side by side first, as rows of their own."""
 
-    def __init__(self, conv: FoldedConv, dtype: torch.dtype) -> None:
-        self._weight, self._kernel, self._dilation = conv.weight.to(dtype), conv.kernel, conv.dilation
-        outputs, inputs, kernel = conv.weight.shape
-        self._hop = max(HOP, kernel - 1)
-        taps = transforms(kernel, self._hop, torch.float32, torch.device("cpu")).taps
-        by_tap = taps @ conv.weight.reshape(-1, kernel).T
-        self._factors = by_tap.view(-1, outputs, inputs).to(dtype)
+    def __init__(self, tiles: "_InTiles", dilation: int, outputs: int) -> None:
+        self._tiles, self._dilation, self._outputs = tiles, dilation, outputs
 
-    def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
-        tiling = Tiling.of(rows.frames, kernel=self._kernel, dilation=self._dilation, hop=self._hop)
-        y = fourier_conv(rows.by_row(rows.inner(x)), self._weight, self._factors, tiling)
-        torch.add(y, start if start.dim() == 1 else rows.by_row(start), out=rows.by_row(out))
+    def __call__(self, x: Tensor, start: Tensor, scratch: _Scratch, out: Tensor) -> None:
+        rows, frames = scratch.rows, -(-scratch.rows.frames // self._dilation)
+        num_rows, tiles = rows.num_rows * self._dilation, self._tiles
+        shape = (rows.num_rows, self._dilation, frames)
+        apart = _Scratch(Rows.of(num_rows, frames, reach=tiles.reach, dtype=x.dtype, hop=tiles.hop), x.dtype)
+        given = apart.rows.new_axis(x.shape[1], x.dtype).zero_()
+        by_phase = apart.rows.by_row(apart.rows.inner(given)).view(*shape, -1)
+        taken, done = rows.by_row(rows.inner(x)), rows.by_row(out)
+        for phase in range(self._dilation):
+            part = taken[:, phase :: self._dilation]
+            by_phase[:, phase, : part.shape[1]].copy_(part)
+        y = apart.buffer("dilated", apart.rows.length, self._outputs)
+        tiles(given, y.new_zeros(self._outputs), apart, y)
+        by_phase = apart.rows.by_row(y).view(*shape, -1)
+        start = start if start.dim() == 1 else rows.by_row(start)
+        for phase in range(self._dilation):
+            part = done[:, phase :: self._dilation]
+            added = start if start.dim() == 1 else start[:, phase :: self._dilation]
+            torch.add(by_phase[:, phase, : part.shape[1]], added, out=part)
 
 
 class _Direct:
@@ -351,7 +382,8 @@ class _Direct:
         self._conv = conv
         self._weight = conv.weight.to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
-    def __call__(self, x: Tensor, start: Tensor, rows: Rows, out: Tensor) -> None:
+    def __call__(self, x: Tensor, start: Tensor, scratch: _Scratch, out: Tensor) -> None:
+        rows = scratch.rows
         picture = rows.by_row(rows.inner(x)).unsqueeze(1).permute(0, 3, 1, 2)
         conv = self._conv
         sizes = ((1, 1), (0, conv.reach), (1, conv.dilation), conv.groups)

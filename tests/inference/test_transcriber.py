@@ -12,6 +12,7 @@ from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.errors import BundleError
 from jasper_ray.inference.engine import Engine
+from jasper_ray.inference.spectral import has_half_products
 from jasper_ray.inference.transcriber import Transcriber, emission_confidence
 from jasper_ray.model.bundle import Bundle, BundleConfig, build_model, load_bundle, save_bundle
 
@@ -142,8 +143,17 @@ def test_bf16_says_nearly_the_same(bundle: Bundle) -> None:
     assert (half.exp() - full.exp()).abs().max() < 0.1
 
 
-def test_fp16_on_a_cpu_is_refused_with_the_way_out(bundle: Bundle) -> None:
-    with pytest.raises(ValueError, match="needs a GPU, got device cpu: use bf16 or fp32"):
+def test_fp16_on_a_cpu_that_has_no_products_with_it_is_refused_with_the_way_out(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jasper_ray.inference.engine.has_half_products", lambda: False)
+    with pytest.raises(ValueError, match=r"needs torch's FBGEMM .* use bf16 or fp32"):
+        Transcriber(bundle, precision="fp16")
+
+
+@pytest.mark.skipif(not has_half_products(), reason="this torch has no FBGEMM")
+def test_fp16_on_a_cpu_for_a_model_that_is_computed_directly_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match=r"is for method frequency.*: use fp32"):
         Transcriber(bundle, precision="fp16")
 
 
