@@ -289,6 +289,11 @@ class _Factors:
     def __init__(self, factors: Iterable[Tensor], dtype: torch.dtype) -> None:
         self._factors = torch.cat([some.to(dtype) for some in factors])
 
+    @staticmethod
+    def matrices(into: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the transforms before and behind."""
+        return into, back
+
     def __call__(self, spectra: Tensor, scratch: _Scratch) -> Tensor:
         """`(tiles, rows, C)` to `(tiles, rows, C')`."""
         tiles, rows, inputs = spectra.shape
@@ -298,7 +303,11 @@ class _Factors:
 
 
 class _HalfFactors:
-    """The same, of float32 with weights in float16, laid out for FBGEMM."""
+    """The same, of float32 with weights in float16, laid out for FBGEMM.
+
+    It takes one row at a time, so the sums that make three products of a complex one are made here, where the row is
+    copied anyway: the transforms have two rows for each complex frequency instead of three.
+    """
 
     def __init__(self, factors: Iterable[Tensor], dtype: torch.dtype) -> None:
         pack = torch.ops.quantized.linear_prepack_fp16
@@ -307,10 +316,30 @@ class _HalfFactors:
             self._packed += [pack(one.T.contiguous(), None) for one in some]
             self._outputs = some.shape[2]
 
+    @staticmethod
+    def matrices(into: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+        """See `transforms`: of three rows of `into` the first is the sum of the others, and likewise behind."""
+        num_complex = (into.shape[1] - 1) // 2
+        (first, triples, last), (first_, triples_, last_) = (
+            torch.split(one, [1, 3 * num_complex, len(one) - 1 - 3 * num_complex]) for one in (into, back.T)
+        )
+        real, imaginary = triples[1::3], triples[2::3]
+        pairs_ = torch.stack([-triples_[2::3], triples_[1::3]], dim=1)
+        into = torch.cat([first, torch.stack([real, imaginary], dim=1).flatten(0, 1), last])
+        return into, torch.cat([first_, pairs_.flatten(0, 1), last_]).T.contiguous()
+
     def __call__(self, spectra: Tensor, scratch: _Scratch) -> Tensor:
+        multiply = torch.ops.quantized.linear_dynamic_fp16
         products = scratch.buffer("products", *spectra.shape[:2], self._outputs)
-        for one, packed, product in zip(spectra.unbind(1), self._packed, products.unbind(1), strict=True):
-            product.copy_(torch.ops.quantized.linear_dynamic_fp16(one, packed))
+        rows, results, packed = spectra.unbind(1), products.unbind(1), iter(self._packed)
+        results[0].copy_(multiply(rows[0], next(packed)))
+        for at in range(1, len(rows) - 1, 2):
+            real, imaginary = rows[at], rows[at + 1]
+            both = multiply(real + imaginary, next(packed))
+            torch.add(both, multiply(real, next(packed)), out=results[at + 1])
+            torch.sub(both, multiply(imaginary, next(packed)), out=results[at])
+        for weight in packed:  # the highest frequency, if the tile's frames are even
+            results[-1].copy_(multiply(rows[-1], weight))
         return products
 
 
@@ -330,8 +359,8 @@ class _InTiles:
         # A power of two near the largest weight: float16 has few digits for small numbers.
         scale = 2.0 ** math.frexp(float(weight.abs().max()))[1]
         by_tap = weight.permute(2, 1, 0).reshape(kernel, inputs * outputs) / scale
-        matrices = transforms(kernel, hop, dtype, torch.device("cpu"))
-        self._into, self._back = matrices.into, matrices.back * scale
+        into, back, _ = transforms(kernel, hop, dtype, torch.device("cpu"))
+        self._into, self._back = hold.matrices(into, back * scale)
         # Transformed in float32: rounded once.
         taps = torch.split(transforms(kernel, hop, torch.float32, torch.device("cpu")).taps, ROWS_AT_ONCE)
         self._factors = hold(((rows @ by_tap).view(-1, inputs, outputs) for rows in taps), dtype)
