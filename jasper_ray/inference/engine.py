@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from jasper_ray.errors import ConfigError
 from jasper_ray.inference.captured import CapturedRunner
 from jasper_ray.inference.direct import DirectRunner
 from jasper_ray.inference.folded import FoldedJasper, fold
@@ -40,7 +41,7 @@ class Engine:
         method: `frequency` holds 3 to 5 times the weights in memory; `auto` takes it on a CPU for models that gain.
 
     Raises:
-        ValueError: The device cannot compute in that precision, or by that method.
+        ConfigError: Device, or model, cannot be computed in that precision, or by that method.
     """
 
     def __init__(
@@ -50,16 +51,16 @@ class Engine:
         on_gpu = self._device.type != "cpu"
         half_weights = precision == "fp16" and not on_gpu
         if half_weights and not has_half_products():
-            raise ValueError("precision fp16 on a CPU needs torch's FBGEMM (x86 with AVX2), not here: use bf16 or fp32")
+            raise ConfigError("precision fp16 on a CPU needs torch's FBGEMM (x86 with AVX2), not here: use bf16 or fp32")
         if method == "frequency" and on_gpu:
-            raise ValueError(f"method frequency is for a CPU, got device {device}: use direct or auto")
+            raise ConfigError(f"method frequency is for a CPU, got device {device}: use direct or auto")
         if precision == "bf16" and not on_gpu and torch.backends.cpu.get_cpu_capability() == "AVX2":
             log.warning("this CPU has no bf16 arithmetic, fp32 and fp16 are several times faster on it")
         dtype = torch.float32 if half_weights else DTYPES[precision]
         folded = fold(bundle.model)
         self.method = _fastest(folded, self._device, dtype) if method == "auto" else method
         if half_weights and self.method == "direct":
-            raise ValueError(
+            raise ConfigError(
                 "precision fp16 on a CPU is for method frequency, and this model's layers are quicker by direct "
                 "convolutions: use fp32"
             )

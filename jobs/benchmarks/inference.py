@@ -86,10 +86,7 @@ def measure_inference(benchmark: InferenceBenchmark, say: Callable[[str], None])
     if benchmark.with_yardstick:
         contenders[YARDSTICK] = _yardstick(benchmark.bundle, benchmark.device)
     for precision, method in benchmark.ways:
-        try:
-            engine = Engine(benchmark.bundle, device=benchmark.device, precision=precision, method=method)
-        except ValueError as error:
-            raise ConfigError(f"--precisions {precision}: {error}") from error
+        engine = Engine(benchmark.bundle, device=benchmark.device, precision=precision, method=method)
         contenders[f"{precision}, {engine.method}"] = Contender(make_features, engine.log_probs)
     if benchmark.with_openvino:
         from jobs.benchmarks.openvino_peer import openvino_log_probs  # only here: a peer that few have
