@@ -51,7 +51,9 @@ class Engine:
         on_gpu = self._device.type != "cpu"
         half_weights = precision == "fp16" and not on_gpu
         if half_weights and not has_half_products():
-            raise ConfigError("precision fp16 on a CPU needs torch's FBGEMM (x86 with AVX2), not here: use bf16 or fp32")
+            raise ConfigError(
+                "precision fp16 on a CPU needs torch's FBGEMM (x86 with AVX2), not here: use bf16 or fp32"
+            )
         if method == "frequency" and on_gpu:
             raise ConfigError(f"method frequency is for a CPU, got device {device}: use direct or auto")
         if precision == "bf16" and not on_gpu and torch.backends.cpu.get_cpu_capability() == "AVX2":
