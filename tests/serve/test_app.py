@@ -2,6 +2,7 @@ import asyncio
 import concurrent.futures
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,9 +48,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module", params=["rays_proxy", pytest.param("haproxy", marks=pytest.mark.slow)])
-def url(bundle: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    with serving(ARGS.model_copy(update={"bundle": bundle}), port=0, haproxy=request.param == "haproxy") as url:
+@pytest.fixture(scope="module")
+def url(bundle: str) -> Iterator[str]:
+    haproxy = "JASPER_TEST_HAPROXY" in os.environ  # set by test_haproxy.py, which runs these tests once more
+    with serving(ARGS.model_copy(update={"bundle": bundle}), port=0, haproxy=haproxy) as url:
         yield url
 
 
