@@ -90,12 +90,26 @@ def words_on(page: Page) -> list[str]:
     return page.inner_text("#transcript").split()
 
 
+def spoken_to(browser: Browser, address: str) -> tuple[Page, list[str]]:
+    """A page whose microphone has said all words. Chromium's file plays in real time: a busy machine loses some of it,
+    and then it is played once more."""
+    for attempt in range(2):
+        page, problems = opened(browser, address)
+        page.evaluate(WATCH)
+        page.click("#speak")
+        try:
+            until(lambda page=page: page.locator("#transcript button.word").count() == len(WORDS))  # type: ignore[misc]
+            break
+        except AssertionError:
+            if attempt:
+                raise
+            page.context.close()
+    return page, problems
+
+
 @needs_chromium
 def test_words_appear_while_they_are_spoken_and_are_those_of_the_file(browser: Browser, address: str) -> None:
-    page, problems = opened(browser, address)
-    page.evaluate(WATCH)
-    page.click("#speak")
-    until(lambda: page.locator("#transcript button.word").count() == len(WORDS))
+    page, problems = spoken_to(browser, address)
     seen = [text.split() for text in page.evaluate("watched")]
     right = {len(words) for words in seen if words == WORDS[: len(words)]}
     assert len(right - {0, len(WORDS)}) >= 2, seen
