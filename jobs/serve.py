@@ -26,6 +26,8 @@ from serve.app import ServeArgs, build
 
 APPLICATION = "jasper"
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+RAYS_PORTS = {44217, 44227}
+"""Where Ray serves metrics on a head: still free when a port is chosen, and taken when Ray has started."""
 HAPROXY_VARIABLES = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     # Whenever replicas change a new HAProxy takes over. So long the old one keeps its connections: a live session may
@@ -127,7 +129,10 @@ def free_port(host: str, port: int) -> int:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise CapacityError(f"cannot listen on {host}:{port}: {error}. Choose another with --port") from error
-        return int(probe.getsockname()[1])
+        chosen = int(probe.getsockname()[1])
+        if port == 0 and chosen in RAYS_PORTS:
+            return free_port(host, 0)  # while this one is held, so that it is another
+        return chosen
 
 
 def _serve(arguments: argparse.Namespace) -> Mapping[str, Any]:
