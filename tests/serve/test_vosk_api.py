@@ -171,7 +171,9 @@ def test_sessions_end_when_nothing_comes_and_after_their_time() -> None:
                     said.append(json.loads(await socket.recv()))
                     await asyncio.sleep(0.02)
             said += await all_of(socket)
-            return said[-1]["error"], int(socket.close_code or 0)
+            # The answer to what came in that moment may be behind it.
+            (error,) = [one["error"] for one in said[-2:] if "error" in one]
+            return error, int(socket.close_code or 0)
 
     with server(session_s=0.5) as url:
         assert asyncio.run(talkative(url)) == ("A session lasts at most 0.5 s: begin a new one", 1001)
