@@ -10,8 +10,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count, islice
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from serve.batches import LOOK_AHEAD, BatchLimits, choose_batch, padded_seconds
@@ -78,13 +79,13 @@ class Load:
     """Seconds that items waited for their step, added up."""
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class _Request(Generic[Item, Result]):
     item: Item
     duration_s: float
     loop: asyncio.AbstractEventLoop
     answer: "asyncio.Future[Result]"
-    since_s: float = field(default_factory=time.monotonic)
+    since_s: float
 
 
 class Scheduler(Generic[Item, Result]):
@@ -108,7 +109,9 @@ class Scheduler(Generic[Item, Result]):
     ) -> None:
         self._work = work
         self._out_of_memory = out_of_memory
-        self._changed = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._sleeps = False
+        self._bell: SimpleQueue[None] = SimpleQueue()  # rung by whoever finds the thread asleep; a Condition costs more
         self._waiting: dict[int, _Request[Item, Result]] = {}  # oldest first
         self._numbers = count()
         self._urgent_numbers = count(-1, -1)
@@ -123,7 +126,7 @@ class Scheduler(Generic[Item, Result]):
 
     def reconfigure(self, batch: BatchLimits, queue: QueueLimits) -> None:
         """Other limits from the next step on; what was learnt about memory is forgotten."""
-        with self._changed:
+        with self._mutex:
             self._batch, self._queue, self._memory_s = batch, queue, math.inf
 
     async def submit(self, item: Item, *, duration_s: float, urgent: bool = False) -> Result:
@@ -140,14 +143,14 @@ class Scheduler(Generic[Item, Result]):
             Exception: What `work` raised or returned for this item.
         """
         loop = asyncio.get_running_loop()
-        request: _Request[Item, Result] = _Request(item, duration_s, loop, loop.create_future())
+        request: _Request[Item, Result] = _Request(item, duration_s, loop, loop.create_future(), time.monotonic())
         number = self._enqueue(request, urgent)
         timer = loop.call_later(self._queue.timeout_s, self._give_up, request)
         try:
             return await request.answer
         finally:  # also when the caller was cancelled: the item leaves the queue
             timer.cancel()
-            with self._changed:
+            with self._mutex:
                 if self._waiting.pop(number, None) is not None:
                     self._waiting_s -= duration_s
 
@@ -157,12 +160,12 @@ class Scheduler(Generic[Item, Result]):
         Raises:
             OverloadedError: Too much waits already.
         """
-        with self._changed:
+        with self._mutex:
             self._require_room(duration_s)
 
     def load(self) -> Load:
         """What goes on."""
-        with self._changed:
+        with self._mutex:
             age_s = 0.0 if self._step_started is None else time.monotonic() - self._step_started
             return Load(
                 len(self._waiting),
@@ -180,9 +183,9 @@ class Scheduler(Generic[Item, Result]):
 
     def close(self) -> None:
         """Take no more requests; those that wait are still answered. Does not wait for them."""
-        with self._changed:
+        with self._mutex:
             self._closed = True
-            self._changed.notify()
+            self._wake()
 
     def join(self, timeout_s: float) -> bool:
         """Wait until the last step has ended; whether it has."""
@@ -190,19 +193,25 @@ class Scheduler(Generic[Item, Result]):
         return not self._thread.is_alive()
 
     def _enqueue(self, request: "_Request[Item, Result]", urgent: bool) -> int:
-        with self._changed:
+        with self._mutex:
             if self._closed:
                 raise ClosedError("the service is shutting down")
             if not urgent:
                 self._require_room(request.duration_s)
-            number = next(self._urgent_numbers if urgent else self._numbers)
             if urgent:
+                number = next(self._urgent_numbers)
                 self._waiting = {number: request, **self._waiting}
             else:
+                number = next(self._numbers)
                 self._waiting[number] = request
             self._waiting_s += request.duration_s
-            self._changed.notify()
+            self._wake()
         return number
+
+    def _wake(self) -> None:
+        if self._sleeps:
+            self._sleeps = False
+            self._bell.put(None)
 
     def _require_room(self, duration_s: float) -> None:
         full = len(self._waiting) >= self._queue.max_count
@@ -235,21 +244,30 @@ class Scheduler(Generic[Item, Result]):
 
     def _next_batch(self) -> "list[_Request[Item, Result]]":
         """Wait for requests and take the next batch; empty once closed and done."""
-        with self._changed:
-            while not self._waiting:
+        while True:
+            with self._mutex:
+                if self._waiting:
+                    return self._take_batch()
                 if self._closed:
                     return []
-                self._changed.wait()
-            limits = self._batch
-            if self._memory_s < limits.max_seconds:
-                limits = BatchLimits(limits.max_count, self._memory_s, limits.max_padding, limits.short_s)
-            oldest = list(islice(self._waiting, LOOK_AHEAD * limits.max_count))
-            chosen = choose_batch([self._waiting[number].duration_s for number in oldest], limits)
-            batch = [self._waiting.pop(oldest[index]) for index in chosen]
-            self._waiting_s -= sum(request.duration_s for request in batch)
-            self._step_started = time.monotonic()
-            self._queued_s += sum(self._step_started - request.since_s for request in batch)
+                self._sleeps = True
+            self._bell.get()
+
+    def _take_batch(self) -> "list[_Request[Item, Result]]":
+        batch = [self._waiting.popitem()[1]] if len(self._waiting) == 1 else self._chosen()
+        self._step_started = now_s = time.monotonic()
+        for request in batch:
+            self._waiting_s -= request.duration_s
+            self._queued_s += now_s - request.since_s
         return batch
+
+    def _chosen(self) -> "list[_Request[Item, Result]]":
+        limits = self._batch
+        if self._memory_s < limits.max_seconds:
+            limits = BatchLimits(limits.max_count, self._memory_s, limits.max_padding, limits.short_s)
+        oldest = list(islice(self._waiting, LOOK_AHEAD * limits.max_count))
+        chosen = choose_batch([self._waiting[number].duration_s for number in oldest], limits)
+        return [self._waiting.pop(oldest[index]) for index in chosen]
 
     def _compute(self, batch: "list[_Request[Item, Result]]") -> "list[Result | Exception]":
         failure: Exception
@@ -270,22 +288,23 @@ class Scheduler(Generic[Item, Result]):
 
     def _lower_memory_bound(self, durations_s: list[float]) -> None:
         padded_s = padded_seconds(durations_s)
-        with self._changed:
+        with self._mutex:
             if len(durations_s) > 1 and padded_s / 2 < self._memory_s:
                 self._memory_s = padded_s / 2
                 log.warning("out of memory at %.1f padded seconds: steps hold at most %.1f", padded_s, padded_s / 2)
 
     def _finish(self, batch: "list[_Request[Item, Result]]", results: "Sequence[Result | Exception]") -> None:
         durations_s = [request.duration_s for request in batch]
-        with self._changed:
+        audio_s = sum(durations_s)
+        with self._mutex:
             took_s = max(time.monotonic() - (self._step_started or 0.0), 1e-6)
-            speed = sum(durations_s) / took_s
+            speed = audio_s / took_s
             known = not math.isnan(self._speed)
             self._speed = SPEED_MEMORY * speed + (1 - SPEED_MEMORY) * self._speed if known else speed
             self._step_started = None
             self._num_steps += 1
             self._num_items += len(batch)
-            self._audio_s += sum(durations_s)
+            self._audio_s += audio_s
             self._padded_s += padded_seconds(durations_s)
             self._busy_s += took_s
             self._num_failed += sum(isinstance(result, Exception) for result in results)
@@ -293,8 +312,10 @@ class Scheduler(Generic[Item, Result]):
 
 def _deliver(batch: list[_Request[Item, Result]], results: Sequence[Result | Exception]) -> None:
     """Hand results to the loops that wait for them: one call for each loop, however large the batch."""
-    for loop in {request.loop for request in batch}:
-        mine = [(one, result) for one, result in zip(batch, results, strict=True) if one.loop is loop]
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Request[Item, Result], Result | Exception]]] = {}
+    for request, result in zip(batch, results, strict=True):
+        by_loop.setdefault(request.loop, []).append((request, result))
+    for loop, mine in by_loop.items():
         try:
             loop.call_soon_threadsafe(_answer, mine)
         except RuntimeError:  # the loop was closed: nobody waits there any more
