@@ -75,7 +75,10 @@ class LiveSocket:
         """
         while True:
             try:
-                message = await asyncio.wait_for(self._queue.get(), self._limits.idle_s)
+                async with asyncio.timeout(
+                    self._limits.idle_s
+                ):  # wait_for loses a cancellation that comes with a message
+                    message = await self._queue.get()
             except TimeoutError:
                 text = f"Nothing came for {self._limits.idle_s:g} s: the session ends"
                 raise ApiError(408, text, code="session_idle") from None
@@ -84,7 +87,8 @@ class LiveSocket:
 
     async def send(self, data: Mapping[str, Any]) -> None:
         """Send JSON."""
-        await asyncio.wait_for(self._websocket.send_text(json.dumps(data)), SEND_TIMEOUT_S)
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await self._websocket.send_text(json.dumps(data))
 
     async def read(self) -> None:
         """Take messages until the client is gone.
@@ -170,5 +174,6 @@ def _outcome(
 async def _part(websocket: WebSocket, said: Mapping[str, Any] | None, code: int, reason: str) -> None:
     with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):  # it may have gone meanwhile
         if said is not None:
-            await asyncio.wait_for(websocket.send_text(json.dumps(said)), SEND_TIMEOUT_S)
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await websocket.send_text(json.dumps(said))
         await websocket.close(code, reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore"))
