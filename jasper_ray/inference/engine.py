@@ -15,7 +15,8 @@ from jasper_ray.errors import ConfigError
 from jasper_ray.inference.captured import CapturedRunner
 from jasper_ray.inference.direct import DirectRunner
 from jasper_ray.inference.folded import FoldedJasper, fold
-from jasper_ray.inference.spectral import SpectralRunner, gains_from_frequencies, has_half_products
+from jasper_ray.inference.spectral import SpectralRunner, gains_from_frequencies
+from jasper_ray.inference.spectral_layers import has_half_products
 from jasper_ray.model.bundle import Bundle
 from jasper_ray.model.jasper import strided_lengths
 

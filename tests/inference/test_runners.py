@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jasper_ray.config.model import JASPER_MIDDLE, PRESETS, ModelConfig, jasper_blocks
-from jasper_ray.inference import spectral
+from jasper_ray.inference import spectral_layers
 from jasper_ray.inference.direct import DirectRunner
 from jasper_ray.inference.engine import without_padding
 from jasper_ray.inference.folded import FoldedJasper, fold
-from jasper_ray.inference.spectral import HOP, SpectralRunner, gains_from_frequencies, has_half_products
+from jasper_ray.inference.spectral import SpectralRunner, gains_from_frequencies
+from jasper_ray.inference.spectral_layers import HOP, has_half_products
 from jasper_ray.model.jasper import Jasper, strided_lengths
 
 MakeRunner = Callable[[FoldedJasper, torch.dtype], DirectRunner | SpectralRunner]
@@ -79,7 +80,7 @@ def test_in_bf16_the_frequency_domain_errs_hardly_more_than_direct_convolutions(
 @pytest.mark.skipif(not has_half_products(), reason="this torch has no FBGEMM")
 @torch.inference_mode()
 def test_weights_in_float16_err_a_tenth_of_what_bf16_does(relative: Jasper, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spectral, "HALF_CHANNELS", 64)
+    monkeypatch.setattr(spectral_layers, "HALF_CHANNELS", 64)
     folded = fold(relative)
     features, lengths = torch.randn(4, NUM_MELS, 301), torch.tensor([301, 300, 150, 40])
     valid = encoder_lengths(relative, lengths)

@@ -12,7 +12,7 @@ from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.errors import BundleError
 from jasper_ray.inference.engine import Engine
-from jasper_ray.inference.spectral import has_half_products
+from jasper_ray.inference.spectral_layers import has_half_products
 from jasper_ray.inference.transcriber import Transcriber, emission_confidence
 from jasper_ray.model.bundle import Bundle, BundleConfig, build_model, load_bundle, save_bundle
 
