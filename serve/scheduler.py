@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from operator import attrgetter
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from serve.batches import LOOK_AHEAD, BatchLimits, choose_batch, padded_seconds
+from serve.deadlines import Answer, Deadlines
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -88,6 +90,11 @@ class _Request(Generic[Item, Result]):
     since_s: float
 
 
+# Not comprehensions: a few milliseconds after the last request the processor has forgotten this code, and each piece of
+# it costs a lone request ten times what it costs in a loop.
+_ITEM, _DURATION_S, _LOOP = attrgetter("item"), attrgetter("duration_s"), attrgetter("loop")
+
+
 class Scheduler(Generic[Item, Result]):
     """Batches requests for a function that computes several at once.
 
@@ -113,6 +120,7 @@ class Scheduler(Generic[Item, Result]):
         self._sleeps = False
         self._bell: SimpleQueue[None] = SimpleQueue()  # rung by whoever finds the thread asleep; a Condition costs more
         self._waiting: dict[int, _Request[Item, Result]] = {}  # oldest first
+        self._deadlines: dict[asyncio.AbstractEventLoop, Deadlines] = {}
         self._numbers = count()
         self._urgent_numbers = count(-1, -1)
         self._closed = False
@@ -143,16 +151,20 @@ class Scheduler(Generic[Item, Result]):
             Exception: What `work` raised or returned for this item.
         """
         loop = asyncio.get_running_loop()
-        request: _Request[Item, Result] = _Request(item, duration_s, loop, loop.create_future(), time.monotonic())
-        number = self._enqueue(request, urgent)
-        timer = loop.call_later(self._queue.timeout_s, self._give_up, request)
+        deadlines = self._deadlines.get(loop) or self._new_deadlines(loop)
+        answer: asyncio.Future[Result] = loop.create_future()
+        now_s = time.monotonic()
+        deadlines.add(answer, now_s + self._queue.timeout_s)
         try:
-            return await request.answer
-        finally:  # also when the caller was cancelled: the item leaves the queue
-            timer.cancel()
-            with self._mutex:
-                if self._waiting.pop(number, None) is not None:
-                    self._waiting_s -= duration_s
+            # Last of all: whatever came after it, the thread would wait for until this one gives up the interpreter.
+            number = self._enqueue(_Request(item, duration_s, loop, answer, now_s), urgent)
+            try:
+                return await answer
+            finally:  # also when the caller was cancelled: the item leaves the queue
+                if number in self._waiting:
+                    self._leave(number)
+        finally:
+            deadlines.discard(answer)
 
     def refuse_overload(self, duration_s: float) -> None:
         """Whether there is room for a request of such a length, before work is put into it.
@@ -192,11 +204,24 @@ class Scheduler(Generic[Item, Result]):
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def _new_deadlines(self, loop: asyncio.AbstractEventLoop) -> Deadlines:
+        with self._mutex:
+            mine = {other: known for other, known in self._deadlines.items() if not other.is_closed()}
+            mine[loop] = Deadlines(loop, self._give_up)
+            self._deadlines = mine
+            return mine[loop]
+
+    def _leave(self, number: int) -> None:
+        with self._mutex:
+            request = self._waiting.pop(number, None)
+            if request is not None:
+                self._waiting_s -= request.duration_s
+
     def _enqueue(self, request: "_Request[Item, Result]", urgent: bool) -> int:
         with self._mutex:
             if self._closed:
                 raise ClosedError("the service is shutting down")
-            if not urgent:
+            if self._waiting and not urgent:
                 self._require_room(request.duration_s)
             if urgent:
                 number = next(self._urgent_numbers)
@@ -228,10 +253,10 @@ class Scheduler(Generic[Item, Result]):
             return 1.0
         return min(max(self._waiting_s / 2 / self._speed, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
 
-    def _give_up(self, request: "_Request[Item, Result]") -> None:
-        if not request.answer.done():
+    def _give_up(self, answer: Answer) -> None:
+        if not answer.done():
             message = f"there was no result within {self._queue.timeout_s:g} s"
-            request.answer.set_exception(OverloadedError(message, self._retry_after_s()))
+            answer.set_exception(OverloadedError(message, self._retry_after_s()))
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -240,7 +265,6 @@ class Scheduler(Generic[Item, Result]):
             except BaseException as error:  # SystemExit or such from the depths of a library: an answer, and on we go
                 results = [RuntimeError(f"{type(error).__name__} in the model: {error}")] * len(batch)
             self._finish(batch, results)
-            _deliver(batch, results)
 
     def _next_batch(self) -> "list[_Request[Item, Result]]":
         """Wait for requests and take the next batch; empty once closed and done."""
@@ -272,7 +296,7 @@ class Scheduler(Generic[Item, Result]):
     def _compute(self, batch: "list[_Request[Item, Result]]") -> "list[Result | Exception]":
         failure: Exception
         try:
-            results = list(self._work([request.item for request in batch]))
+            results = list(self._work(list(map(_ITEM, batch))))
             if len(results) != len(batch):
                 raise RuntimeError(f"the model gave {len(results)} results for {len(batch)} items")
             return results
@@ -294,10 +318,12 @@ class Scheduler(Generic[Item, Result]):
                 log.warning("out of memory at %.1f padded seconds: steps hold at most %.1f", padded_s, padded_s / 2)
 
     def _finish(self, batch: "list[_Request[Item, Result]]", results: "Sequence[Result | Exception]") -> None:
-        durations_s = [request.duration_s for request in batch]
+        durations_s = list(map(_DURATION_S, batch))
         audio_s = sum(durations_s)
         with self._mutex:
-            took_s = max(time.monotonic() - (self._step_started or 0.0), 1e-6)
+            ended_s = time.monotonic()
+            _deliver(batch, results)  # first, and yet whoever has an answer and asks for `load` finds it counted
+            took_s = max(ended_s - (self._step_started or 0.0), 1e-6)
             speed = audio_s / took_s
             known = not math.isnan(self._speed)
             self._speed = SPEED_MEMORY * speed + (1 - SPEED_MEMORY) * self._speed if known else speed
@@ -307,24 +333,25 @@ class Scheduler(Generic[Item, Result]):
             self._audio_s += audio_s
             self._padded_s += padded_seconds(durations_s)
             self._busy_s += took_s
-            self._num_failed += sum(isinstance(result, Exception) for result in results)
+            for result in results:
+                if isinstance(result, Exception):
+                    self._num_failed += 1
 
 
 def _deliver(batch: list[_Request[Item, Result]], results: Sequence[Result | Exception]) -> None:
     """Hand results to the loops that wait for them: one call for each loop, however large the batch."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Request[Item, Result], Result | Exception]]] = {}
-    for request, result in zip(batch, results, strict=True):
-        by_loop.setdefault(request.loop, []).append((request, result))
-    for loop, mine in by_loop.items():
+    for loop in set(map(_LOOP, batch)):
         try:
-            loop.call_soon_threadsafe(_answer, mine)
+            loop.call_soon_threadsafe(_answer, loop, batch, results)
         except RuntimeError:  # the loop was closed: nobody waits there any more
-            log.warning("%d results came after their event loop had been closed", len(mine))
+            log.warning("results came after their event loop had been closed")
 
 
-def _answer(pairs: list[tuple[_Request[Item, Result], Result | Exception]]) -> None:
-    for request, result in pairs:
-        if request.answer.done():  # cancelled, or past its deadline
+def _answer(
+    loop: asyncio.AbstractEventLoop, batch: list[_Request[Item, Result]], results: Sequence[Result | Exception]
+) -> None:
+    for request, result in zip(batch, results, strict=True):
+        if request.loop is not loop or request.answer.done():  # another's; cancelled, or past its deadline
             continue
         if isinstance(result, Exception):
             request.answer.set_exception(result)

@@ -1,6 +1,8 @@
 import asyncio
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -191,6 +193,33 @@ def test_a_deadline_holds_for_those_that_wait_and_those_that_are_computed() -> N
         assert await scheduler.submit(4, duration_s=1) == 8
 
     asyncio.run(scenario())
+
+
+def test_a_shorter_deadline_holds_for_what_comes_after_it_was_set() -> None:
+    async def scenario() -> None:
+        model = Model()
+        scheduler = Scheduler(model)
+        first = await held(model, scheduler)
+        scheduler.reconfigure(BatchLimits(), QueueLimits(timeout_s=0.05))
+        with pytest.raises(OverloadedError, match=r"no result within 0.05 s"):
+            await scheduler.submit(1, duration_s=1)
+        model.gate.set()
+        assert await first == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_step_for_two_loops_answers_each_in_its_own() -> None:
+    model = Model()
+    scheduler: Scheduler[int, int] = Scheduler(model)
+    model.gate.clear()
+    with ThreadPoolExecutor(3) as threads:
+        answers = [threads.submit(asyncio.run, scheduler.submit(item, duration_s=1)) for item in range(3)]
+        while scheduler.load().waiting < 2:
+            time.sleep(0.001)
+        model.gate.set()
+        assert [answer.result(5) for answer in answers] == [0, 2, 4]
+    assert len(model.batches) == 2 and len(model.batches[1]) == 2
 
 
 def test_limits_change_between_two_steps() -> None:
