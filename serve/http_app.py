@@ -75,7 +75,8 @@ def _add_health(api: FastAPI, recognizer: Recognizer, card: ModelCard) -> None:
     async def healthz() -> JSONResponse:
         """Has the model transcribe a little noise."""
         try:
-            took_s = await asyncio.wait_for(recognizer.check(), CHECK_TIMEOUT_S)
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                took_s = await recognizer.check()
         except Exception as error:  # whatever it is, it is the answer to the question
             log.exception("the health check failed")
             return JSONResponse({"status": "failing", "model": card.name, "error": type(error).__name__}, 503)

@@ -105,7 +105,8 @@ def _add_metadata(routes: APIRouter, recognizer: Recognizer, models: dict[str, K
     @routes.get("/v2/health/ready", responses={400: {"description": "The model gives no transcript"}})
     async def ready() -> JSONResponse:
         try:
-            await asyncio.wait_for(recognizer.check(), 10)
+            async with asyncio.timeout(10):
+                await recognizer.check()
         except Exception:  # whatever it is, it is the answer to the question
             return JSONResponse({"live": True, "ready": False}, 400)
         return JSONResponse({"live": True, "ready": True})

@@ -181,7 +181,8 @@ class LocalRecognizer:
         greedy = await self._scheduler.submit(_Searched(waveform), duration_s=len(waveform) / self._rate_hz)
         work = partial(self._search.transcripts, [greedy], num_best=wish.num_best, hotwords=wish.hotwords or None)
         try:
-            (found,) = await asyncio.wait_for(asyncio.to_thread(work), self._queue.timeout_s)
+            async with asyncio.timeout(self._queue.timeout_s):
+                (found,) = await asyncio.to_thread(work)
         except TimeoutError:
             message = f"the search gave no result within {self._queue.timeout_s:g} s"
             raise OverloadedError(message, SEARCH_RETRY_AFTER_S) from None
