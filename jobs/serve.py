@@ -35,6 +35,14 @@ HAPROXY_VARIABLES = {
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3660",
     # Of a replica that ends. Ray's 30 s are for load balancers outside; this HAProxy is told at once.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    # What a killed replica held is asked of another one: a transcript may be computed twice. HAProxy can do that for
+    # requests which it had as a whole, in one buffer, before it passed them on. Ray has no setting for the last, but
+    # pastes this one into HAProxy's configuration as it stands, with its second line.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
+    # A request that kills its replica is asked of few others, not of all.
+    "RAY_SERVE_HAPROXY_RETRIES": "2",
+    # 16 s of sound at 16 kHz; larger uploads are not asked again.
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(2**19),
 }
 """What every process of a cluster must find in its environment, for HAProxy to stand before the replicas."""
 
@@ -77,7 +85,7 @@ def haproxy_in_front() -> Iterator[None]:
         ConfigError: There is a cluster already, or no HAProxy.
     """
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
-        wanted = " ".join(f"{name}={value}" for name, value in HAPROXY_VARIABLES.items())
+        wanted = " ".join(f"{name}={_in_bash(value)}" for name, value in HAPROXY_VARIABLES.items())
         raise ConfigError(
             f"HAProxy is chosen when a cluster is started, and this one runs already: start its nodes with {wanted} "
             "(docs/serving.md), and leave out --haproxy"
@@ -94,6 +102,10 @@ def haproxy_in_front() -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
+
+
+def _in_bash(value: str) -> str:
+    return value if value.isalnum() else "$'" + value.replace("\n", "\\n") + "'"
 
 
 def _require_room(args: ServeArgs) -> None:
