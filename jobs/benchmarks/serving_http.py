@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import math
+import random
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -43,7 +45,7 @@ class HttpBenchmark:
     """What the stub model takes for a batch."""
     audio_s: float = 7.0
     requests: int = 150
-    """In a row, per variant and round."""
+    """Per variant and round, the variants in turn."""
     concurrency: int = 16
     rounds: int = 5
     variants: tuple[str, ...] = VARIANTS
@@ -161,8 +163,9 @@ def measure_http(benchmark: HttpBenchmark) -> Mapping[str, Any]:
     """Latencies of single requests in turn, and requests per second of a closed loop.
 
     Returns:
-        Medians over rounds of the p50 of each variant; what ours adds to the empty deployment around a model that takes
-        no time (to wait for one is dearer than its time: the processor falls asleep); and what decoding takes of it.
+        Medians; what ours adds to the empty deployment around a model that takes no time (to wait for one is dearer
+        than its time: the processor falls asleep), as the median of the differences between neighbours, with its 95 %
+        interval; and what decoding takes of it.
     """
     port = free_port("127.0.0.1", 0)
     with connected_to_ray():
@@ -195,38 +198,49 @@ def _measure(benchmark: HttpBenchmark, url: str) -> Mapping[str, Any]:
     samples = np.random.default_rng(0).normal(scale=0.1, size=int(benchmark.audio_s * RATE_HZ))
     soundfile.write(buffer, samples, RATE_HZ, format="WAV")
     content = buffer.getvalue()
-    p50s: dict[str, list[float]] = {variant: [] for variant in benchmark.variants}
+    times: dict[str, list[float]] = {variant: [] for variant in benchmark.variants}
     rates: dict[str, list[float]] = {variant: [] for variant in benchmark.variants}
+    order = random.Random(0)
     with httpx.Client() as client:
         for number in range(benchmark.rounds + 1):
+            round_times: dict[str, list[float]] = {variant: [] for variant in benchmark.variants}
+            for _ in range(benchmark.requests):  # neighbours in time: the machine's moods last for seconds
+                for variant in order.sample(benchmark.variants, len(benchmark.variants)):
+                    round_times[variant].append(_request_ms(client, f"{url}/{variant}", content))
             for variant in benchmark.variants:
-                times = [_request_ms(client, f"{url}/{variant}", content) for _ in range(benchmark.requests)]
                 rate = _rate(f"{url}/{variant}", content, benchmark)
                 if number:  # the first round warms up
-                    p50s[variant].append(statistics.median(times))
+                    times[variant] += round_times[variant]
                     rates[variant].append(rate)
     decode_ms = statistics.median(_decode_ms(content) for _ in range(100))
-    added = {
-        name: statistics.median(ours - bare for ours, bare in zip(p50s["at_once"], p50s[name], strict=True))
-        for name in ("empty", "empty_fastapi")
-        if name in benchmark.variants and "at_once" in benchmark.variants
-    }
+    added: dict[str, Any] = {}
+    for name in {"empty", "empty_fastapi"} & set(benchmark.variants if "at_once" in benchmark.variants else ()):
+        differences = [ours - bare for ours, bare in zip(times["at_once"], times[name], strict=True)]
+        added[f"added_to_{name}_ms"] = round(statistics.median(differences), 2)
+        added[f"added_to_{name}_95_ms"] = _interval_of_median(differences)
     return {
         "audio_s": benchmark.audio_s,
         "upload_bytes": len(content),
         "step_ms": benchmark.step_ms,
-        "p50_ms": {variant: round(statistics.median(values), 2) for variant, values in p50s.items()},
+        "p50_ms": {variant: round(statistics.median(values), 2) for variant, values in times.items()},
         "requests_per_s": {variant: round(statistics.median(values)) for variant, values in rates.items()},
         "rate_beside_empty_fastapi": _ratio(rates["in_replica"], rates["empty_fastapi"]),
-        "p50_beside_empty_fastapi": _ratio(p50s["in_replica"], p50s["empty_fastapi"]),
-        **{f"added_to_{name}_ms": round(value, 2) for name, value in added.items()},
+        "p50_beside_empty_fastapi": _ratio(times["in_replica"], times["empty_fastapi"]),
+        **added,
         "of_it_decoding_ms": round(decode_ms, 2),
     }
 
 
 def _ratio(values: list[float], others: list[float]) -> float:
-    """Median of the rounds' own ratios."""
+    """Median of the ratios of neighbours."""
     return statistics.median(value / other for value, other in zip(values, others, strict=True))
+
+
+def _interval_of_median(values: list[float]) -> list[float]:
+    """Where the median of more such values lies in 95 of 100 cases: order statistics, whatever the distribution."""
+    half_width = 0.98 * math.sqrt(len(values))
+    ranks = (max(0, int(len(values) / 2 - half_width)), min(len(values) - 1, int(len(values) / 2 + half_width)))
+    return [round(sorted(values)[rank], 2) for rank in ranks]
 
 
 def _request_ms(client: httpx.Client, url: str, content: bytes) -> float:
