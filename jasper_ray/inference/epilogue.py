@@ -17,6 +17,8 @@ MAX_MELS_PER_PROGRAM = 64
 MAX_CHANNELS_PER_PROGRAM = 128
 FEW_VALUES, MANY_VALUES = 1024, 4096
 """Of a program: 8 or 32 for each of its 128 threads."""
+VALUES_OF_PARTS = 512
+"""Of a program that adds parts up: 4 for each thread, 16 bytes of each part."""
 NUM_PROGRAMS = 528
 """Four for each processor of an H100 or H200: a program has few values as long as there would not be so many."""
 SCORES_PER_PROGRAM = 512
@@ -43,6 +45,8 @@ def epilogue_(
     frame_step: int,
     bounds: tuple[float, float],
     copy: Tensor | None = None,
+    parts: Tensor | None = None,
+    adds: bool = True,
 ) -> Tensor:
     """A bias, a non-linearity that is two bounds, and zeros for padding, in place.
 
@@ -53,6 +57,8 @@ def epilogue_(
         frame_step: Feature frames from one frame of `rows` to the next.
         bounds: Of the values.
         copy: `(R * T, C)`, columns of a wider tensor: gets the same values.
+        parts: `(P, R * T, C)` float32, not strided: their sum is added, in the order that they have.
+        adds: Whether the rows hold anything yet; if not, values are those of the parts alone.
 
     Returns:
         The rows.
@@ -60,16 +66,21 @@ def epilogue_(
     (num_rows, channels), num_utterances = rows.shape, len(lengths)
     assert rows.is_contiguous() and num_rows % num_utterances == 0
     assert copy is None or (copy.shape == rows.shape and copy.dtype == rows.dtype and copy.stride(1) == 1)
+    assert adds or parts is not None
+    assert parts is None or (parts.is_contiguous() and parts.shape[1:] == rows.shape)
     columns = min(MAX_CHANNELS_PER_PROGRAM, power_of_two(channels))
     blocks = -(-channels // columns)
     values = MANY_VALUES if num_rows * blocks * columns >= NUM_PROGRAMS * MANY_VALUES else FEW_VALUES
+    if parts is not None:
+        values = VALUES_OF_PARTS
     block_rows = values // columns
     second = (rows, channels) if copy is None else (copy, copy.stride(0))
     sizes = (num_rows, num_rows // num_utterances, channels, second[1], frame_step, *bounds)
-    shape = {"ROWS": block_rows, "CHANNELS": columns, "COPIES": copy is not None}
+    shape = {"ROWS": block_rows, "CHANNELS": columns, "COPIES": copy is not None, "ADDS": adds}
+    shape["PARTS"], source = (0, bias) if parts is None else (len(parts), parts)
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
         grid = (-(-num_rows // block_rows) * blocks,)
-        _kernels().epilogue_kernel[grid](rows, bias, lengths, second[0], *sizes, **shape)
+        _kernels().epilogue_kernel[grid](rows, bias, lengths, second[0], source, *sizes, **shape)
     return rows
 
 

@@ -41,6 +41,7 @@ def epilogue_kernel(
     bias,
     lengths,
     copy,
+    parts,
     num_rows,
     num_frames,
     channels,
@@ -49,13 +50,16 @@ def epilogue_kernel(
     lower,
     upper,
     COPIES: tl.constexpr,
+    PARTS: tl.constexpr,
+    ADDS: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """Rows `(R * T, C)` in place: the bias is added, the non-linearity's bounds hold, padding is zero.
 
-    With COPIES the same goes into `copy`, whose rows begin `copy_pitch` apart. A program has ROWS rows and CHANNELS
-    channels; the programs of the same rows are neighbours.
+    With PARTS the values are the sum of as many parts `(PARTS, R * T, C)` in float32, and with ADDS that of the rows
+    too. With COPIES the same goes into `copy`, whose rows begin `copy_pitch` apart. A program has ROWS rows and
+    CHANNELS channels; the programs of the same rows are neighbours.
     """
     blocks = (channels + CHANNELS - 1) // CHANNELS
     numbers = tl.program_id(0) // blocks * ROWS + tl.arange(0, ROWS)
@@ -66,7 +70,13 @@ def epilogue_kernel(
     inside = (numbers < num_rows)[:, None] & (columns < channels)[None, :]
     numbers = numbers.to(tl.int64)[:, None]
     at = rows + numbers * channels + columns[None, :]
-    values = tl.load(at, mask=inside & valid, other=0).to(tl.float32)
+    read = inside & valid
+    values = tl.full([ROWS, CHANNELS], 0.0, tl.float32)
+    if ADDS:
+        values += tl.load(at, mask=read, other=0).to(tl.float32)
+    for part in tl.static_range(PARTS):
+        part_rows = part * num_rows.to(tl.int64) + numbers
+        values += tl.load(parts + part_rows * channels + columns[None, :], mask=read, other=0)
     values += tl.load(bias + columns, mask=columns < channels, other=0)[None, :]
     values = tl.maximum(values, lower, propagate_nan=tl.PropagateNan.ALL)
     values = tl.minimum(values, upper, propagate_nan=tl.PropagateNan.ALL)

@@ -162,13 +162,13 @@ class WeightSpectrum:
     def __call__(self, weight: Tensor, tiling: Tiling, dtype: torch.dtype) -> Tensor:
         """`(rows, C', C)` factors of a `(C', C, k)` weight."""
         if weight.is_inference():  # it has no version that would tell of a change
-            return _factors(weight, tiling, dtype)
+            return weight_factors(weight, tiling, dtype)
         key = (weight._version, weight.data_ptr(), tiling.hop, tiling.tile, tiling.align, dtype, weight.device)
         fresh = self._source is not None and self._source() is weight and self._key == key
         if not fresh or self._factors is None:
             # Made in inference mode it could not serve a backward pass later.
             with torch.inference_mode(False), torch.no_grad():
-                self._factors = _factors(weight, tiling, dtype)
+                self._factors = weight_factors(weight, tiling, dtype)
             self._source, self._key = weakref.ref(weight), key
         return self._factors
 
@@ -185,7 +185,8 @@ class WeightSpectrum:
         return WeightSpectrum, ()
 
 
-def _factors(weight: Tensor, tiling: Tiling, dtype: torch.dtype) -> Tensor:
+def weight_factors(weight: Tensor, tiling: Tiling, dtype: torch.dtype) -> Tensor:
+    """`(rows, C', C)`, the transform of a `(C', C, k)` weight that tiles of any number share."""
     outputs, inputs, kernel = weight.shape
     taps = _matrices(tiling, dtype, weight.device).taps
     given = weight.detach().to(dtype).reshape(-1, kernel)

@@ -118,12 +118,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from jasper_ray.inference import epilogue_kernels as kernels
 pointers = dict.fromkeys(("rows", "copy", "scores"), "*fp16")
-pointers |= dict.fromkeys(("features", "bias", "log_probs"), "*fp32")
+pointers |= dict.fromkeys(("features", "bias", "parts", "log_probs"), "*fp32")
 others = {"lengths": "*i64", "lower": "fp32", "upper": "fp32"}
-blocks = {"ROWS": 32, "CHANNELS": 128}
+blocks, alone = {"ROWS": 32, "CHANNELS": 128}, {"PARTS": 0, "ADDS": True}
 for kernel, constants in (
-    (kernels.epilogue_kernel, {"COPIES": True, **blocks}),
-    (kernels.epilogue_kernel, {"COPIES": False, **blocks}),
+    (kernels.epilogue_kernel, {"COPIES": True, **alone, **blocks}),
+    (kernels.epilogue_kernel, {"COPIES": False, **alone, **blocks}),
+    (kernels.epilogue_kernel, {"COPIES": False, "PARTS": 8, "ADDS": False, "ROWS": 4, "CHANNELS": 128}),
     (kernels.rows_kernel, {"FRAMES": 32, "MELS": 64}),
     (kernels.log_softmax_kernel, {"ROWS": 16, "LABELS": 32}),
 ):
@@ -144,7 +145,7 @@ def test_the_kernels_compile_for_nvidias_gpus_and_an_epilogue_moves_16_bytes_at_
 ) -> None:
     done = compile_kernels(COMPILE, capability)
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines] == ["True"] * 4, done.stderr
+    assert [line[0] for line in lines] == ["True"] * 5, done.stderr
     # 32 x 128 halves by 128 threads are 4 accesses each; the bias comes by others.
     assert lines[0][2] == "8" and lines[1][2] == "4"
-    assert int(lines[0][1]) >= 4
+    assert int(lines[0][1]) >= 4 and int(lines[2][1]) >= 8
