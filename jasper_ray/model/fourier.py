@@ -18,6 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from jasper_ray.model import fourier_triton
+from jasper_ray.model.triton_trial import triton_runs
+
 TENSOR_CORE = 8
 """Half-precision elements of 16 bytes: what tensor cores load at a time."""
 
@@ -70,6 +73,9 @@ class Tiling(NamedTuple):
 
     def lay_out(self, x: Tensor, dtype: torch.dtype, *, lead: int, trail: int) -> Tensor:
         """`(R, T, C)` as `(lead + R * dilation * row + trail, C)`, zeros between rows and at both ends."""
+        if x.stride(2) == 1 and triton_runs(x.device):
+            sizes = {"dilation": self.dilation, "row": self.row, "lead": lead, "trail": trail}
+            return fourier_triton.lay_out(x, dtype, **sizes)
         num_rows, num_frames, channels = x.shape
         frames = -(-num_frames // self.dilation)
         inner = num_rows * self.dilation * self.row
@@ -87,13 +93,31 @@ class Tiling(NamedTuple):
                 rows[:, phase, : part.shape[1]].copy_(part)
         return axis
 
-    def take_back(self, axis: Tensor, num_rows: int, num_frames: int, *, lead: int) -> Tensor:
-        """`(R, T, C)` from a time axis whose first row begins at `lead`."""
-        channels = axis.shape[1]
+    def take_back(
+        self,
+        tiles: Tensor,
+        behind: Tensor | None,
+        *,
+        num_rows: int,
+        num_frames: int,
+        lead: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """`(R, T, C)` in `dtype` from tiles `(M, hop, C)`, which are overwritten; the first row begins at `lead`.
+
+        `behind` `(M, overlap, C)` is what each tile adds to the first frames of the next one; what the last one would
+        add belongs to no frame.
+        """
+        if triton_runs(tiles.device):
+            sizes = {"num_rows": num_rows, "num_frames": num_frames, "dilation": self.dilation, "row": self.row}
+            return fourier_triton.take_back(tiles, behind, **sizes, lead=lead, dtype=dtype)
+        if behind is not None:
+            tiles[1:, : behind.shape[1]] += behind[:-1]
+        channels = tiles.shape[2]
         shape = (num_rows, self.dilation, -(-num_frames // self.dilation), channels)
         strides = (self.dilation * self.row * channels, self.row * channels, channels, 1)
-        rows = axis.as_strided(shape, strides, axis.storage_offset() + lead * channels)
-        return rows.transpose(1, 2).flatten(1, 2)[:, :num_frames].contiguous()
+        rows = tiles.as_strided(shape, strides, tiles.storage_offset() + lead * channels)
+        return rows.transpose(1, 2).flatten(1, 2)[:, :num_frames].contiguous().to(dtype)
 
 
 class Transforms(NamedTuple):
@@ -227,26 +251,25 @@ class _FourierConv(torch.autograd.Function):
         y = _to_frames(matrices.back, products)
         ctx.save_for_backward(spectra if ctx.needs_input_grad[1] else None, factors)
         ctx.tiling, ctx.shape, ctx.dtype, ctx.weight_dtype = tiling, x.shape, x.dtype, weight.dtype
-        return tiling.take_back(y.flatten(0, 1), num_rows, num_frames, lead=0)
+        sizes = {"num_rows": num_rows, "num_frames": num_frames}
+        return tiling.take_back(y, None, **sizes, lead=0, dtype=y.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         spectra, factors = ctx.saved_tensors
-        tiling, (num_rows, num_frames, inputs) = ctx.tiling, ctx.shape
+        tiling, (num_rows, num_frames, _) = ctx.tiling, ctx.shape
         matrices = _matrices(tiling, factors.dtype, grad_y.device)
         axis = tiling.lay_out(grad_y, factors.dtype, lead=0, trail=0)
         grads = _to_rows(matrices.back.T, axis.view(-1, tiling.hop, axis.shape[1]))
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             products = torch.bmm(grads, factors)
-            # Overlap-add; what the last tile adds behind its hop belongs to no frame.
-            overlap = tiling.kernel - 1
+            overlap, lead = tiling.kernel - 1, tiling.kernel // 2
             own = _to_frames(matrices.into.T[: tiling.hop], products)
             behind = _to_frames(matrices.into.T[tiling.hop : tiling.hop + overlap], products)
-            own[1:, :overlap] += behind[:-1]
-            taken = tiling.take_back(own.view(-1, inputs), num_rows, num_frames, lead=tiling.kernel // 2)
-            grad_x = taken.to(ctx.dtype)
+            sizes = {"num_rows": num_rows, "num_frames": num_frames}
+            grad_x = tiling.take_back(own, behind, **sizes, lead=lead, dtype=ctx.dtype)
         if ctx.needs_input_grad[1]:
             by_row = torch.bmm(grads.transpose(1, 2), spectra)
             taps = _from_rows(by_row, matrices.taps)[..., : tiling.kernel]

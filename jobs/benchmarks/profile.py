@@ -1,5 +1,6 @@
 """Where a step's time goes: convolutions or not, and on a GPU how long it has nothing to do."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,11 @@ PRODUCTS = (
     "mkldnn_linear",
 )  # fmt: skip
 """Operators that are a convolution, or the products that one is computed by."""
-PRODUCT_KERNELS = ("xmma", "cutlass", "nvjet", "gemm", "conv", "splitk")
-"""Parts of the names of the kernels that cuDNN and cuBLAS compute them by on a GPU, where a graph has no operators."""
+PRODUCT_KERNELS = ("xmma", "cutlass", "nvjet", "gemm", "conv", "splitk", "lay_out_kernel", "take_back_kernel")
+"""Parts of the names of the kernels that compute them on a GPU, where a graph has no operators: those of cuDNN and
+cuBLAS, and ours that bring frames into the tiles of a convolution and back, as cuDNN's own do."""
+MARK = re.compile(r"[\w.]+#[\w.]+")
+"""What names a step of the profiler, or of an optimizer; kernels whose source is a lambda have a number sign too."""
 NO_CONVOLUTION = ("ctc", "Backward0", "ConvolutionBackward")  # nodes of autograd hold operators, and do nothing
 
 
@@ -65,7 +69,7 @@ def idle_share(ranges: list[tuple[float, float]]) -> float | None:
 
 def is_kernel(event: Any) -> bool:
     """Whether an event is work of the GPU, and no mark of the host's on its time line."""
-    return event.device_type == DeviceType.CUDA and "#" not in event.key
+    return event.device_type == DeviceType.CUDA and not event.is_user_annotation and not MARK.fullmatch(event.key)
 
 
 def is_product_kernel(name: str) -> bool:

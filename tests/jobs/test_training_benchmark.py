@@ -2,15 +2,17 @@
 
 import argparse
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from jasper_ray.config.model import ModelConfig
 from jasper_ray.errors import ConfigError
 from jasper_ray.model.arithmetic import forward_flops, step_flops
 from jasper_ray.model.jasper import Jasper, num_parameters
-from jobs.benchmarks.profile import idle_share, is_product, is_product_kernel
+from jobs.benchmarks.profile import idle_share, is_kernel, is_product, is_product_kernel
 from jobs.benchmarks.training import (
     TrainingBenchmark,
     add_arguments,
@@ -136,14 +138,30 @@ def test_products_are_told_from_what_surrounds_them() -> None:
     assert not any(is_product(name) for name in ("aten::native_batch_norm", "aten::_ctc_loss", "aten::mul"))
 
 
-def test_kernels_of_cudnn_and_cublas_are_products_and_ours_are_not() -> None:
+def test_kernels_of_convolutions_are_told_from_others() -> None:
     assert all(
         map(
             is_product_kernel,
-            ("sm90_xmma_fprop_implicit_gemm_bf16", "nvjet_sm90_tst_128x32", "void cutlass::Kernel2<x>"),
+            (
+                "sm90_xmma_fprop_implicit_gemm_bf16",
+                "nvjet_sm90_tst_128x32",
+                "void cutlass::Kernel2<x>",
+                "lay_out_kernel",
+            ),
         )
     )
     assert not any(map(is_product_kernel, ("statistics_kernel", "void at::native::vectorized_elementwise_kernel<4>")))
+
+
+def test_what_the_host_marks_on_a_gpus_time_line_is_no_kernel_and_a_kernel_made_of_a_lambda_is_one() -> None:
+    def on_gpu(name: str, *, is_mark: bool = False) -> bool:
+        return is_kernel(SimpleNamespace(device_type=DeviceType.CUDA, key=name, is_user_annotation=is_mark))
+
+    copy = "void at::native::elementwise_kernel<128, 4, at::native::direct_copy_kernel_cuda()::{lambda()#3}>(int)"
+    assert on_gpu(copy) and on_gpu("forward_kernel") and on_gpu("Memset (Device)")
+    assert not on_gpu("ProfilerStep#3") and not on_gpu("Optimizer.step#Novograd.step")
+    assert not on_gpu("a part of the step", is_mark=True)
+    assert not is_kernel(SimpleNamespace(device_type=DeviceType.CPU, key="aten::mm", is_user_annotation=False))
 
 
 def test_idle_is_the_time_between_kernels_wherever_they_overlap() -> None:

@@ -1,5 +1,7 @@
 import copy
 import pickle
+import subprocess
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
+from jasper_ray.model import fourier_triton
 from jasper_ray.model.convolution import Convolution, forget_spectra, gpu_tile
 from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv
 
@@ -189,6 +192,31 @@ def test_a_layer_that_has_been_used_can_be_copied_and_stored() -> None:
     torch.testing.assert_close(pickle.loads(pickle.dumps(layer))(x), 2 * own)
 
 
+# The interpreter is numpy, which warns of infinities.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("num_frames", "channels", "dilation"), [(70, 96, 1), (33, 29, 2), (5, 200, 3)])
+def test_in_triton_rows_are_laid_out_and_taken_back_as_by_torch(
+    num_frames: int, channels: int, dilation: int, dtype: torch.dtype, triton_interpreter: None
+) -> None:
+    torch.manual_seed(0)
+    tiling = Tiling.for_tensor_cores(num_frames, kernel=11, dilation=dilation, tile=48)
+    sizes = {"dilation": dilation, "row": tiling.row}
+    x = torch.randn(3, num_frames + 7, 2 * channels)[:, 3 : num_frames + 3, channels:]  # rows do not follow each other
+    for lead, trail in ((5, 9), (0, 0)):
+        expected = tiling.lay_out(x, dtype, lead=lead, trail=trail)
+        got = fourier_triton.lay_out(x, dtype, **sizes, lead=lead, trail=trail)
+        assert got.dtype == dtype and torch.equal(got, expected)
+    count = 3 * dilation * tiling.per_row
+    own, behind = torch.randn(count, tiling.hop, channels).to(dtype), torch.randn(count, 10, channels).to(dtype)
+    back = {"num_rows": 3, "num_frames": num_frames, "dtype": torch.float32}
+    for added, lead in ((None, 0), (behind, 5)):
+        got = fourier_triton.take_back(own, added, **sizes, **back, lead=lead)
+        expected = tiling.take_back(own.clone(), added, **back, lead=lead)
+        assert got.shape == (3, num_frames, channels)
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-3)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 8e-3), (torch.float16, 2e-3)])
 @pytest.mark.parametrize("dilation", [1, 2])
@@ -205,3 +233,37 @@ def test_values_and_gradients_on_a_gpu_are_those_of_the_direct_sum_in_float64(
     got = gradients_of_spectra(x, weight, grad, tiling, dtype)
     for ours, exact in zip(got, expected, strict=True):
         assert relative_error(ours.cpu(), exact) < bound
+
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from jasper_ray.model import fourier_kernels as kernels
+pointers = dict.fromkeys(("x", "axis", "behind", "y"), "*bf16")
+blocks = {"DILATION": 1, "FRAMES": 32, "CHANNELS": 128}
+for kernel, constants in (
+    (kernels.lay_out_kernel, blocks),
+    (kernels.take_back_kernel, {"ADDS": False, **blocks}),
+    (kernels.take_back_kernel, {"ADDS": True, **blocks}),
+):
+    types = {name: pointers.get(name, "i32") for name in kernel.arg_names}
+    signature = {name: "constexpr" if name in constants else type_ for name, type_ in types.items()}
+    multiples = (*pointers, "channels", "row_pitch", "frame_pitch")
+    aligned = [i for i, name in enumerate(kernel.arg_names) if name in multiples]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
+    ptx = compiled.asm["ptx"]
+    print(len(compiled.asm["cubin"]) > 0, ptx.count("ld.global.v4"), ptx.count("st.global.v4"))
+"""
+
+
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_the_layouts_kernels_compile_for_nvidias_gpus_and_move_16_bytes_at_once(
+    capability: str, compile_kernels: Callable[[str, str], "subprocess.CompletedProcess[str]"]
+) -> None:
+    done = compile_kernels(COMPILE, capability)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    # 32 x 128 halves by 128 threads are 4 accesses each.
+    assert lines == [["True", "4", "4"], ["True", "4", "4"], ["True", "8", "4"]], done.stderr

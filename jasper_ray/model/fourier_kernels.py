@@ -1,0 +1,79 @@
+"""Rows of frames to the time axis of tiles and back, for NVIDIA GPUs in Triton; `fourier_triton.py` launches it.
+
+The axis of a tiling has `dilation` rows of `row` frames for each row of frames: those that a dilated kernel sees
+together lie next to each other. A program moves FRAMES frames of CHANNELS channels.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["num_inner", "num_frames", "row", "lead", "num_axis"])
+def lay_out_kernel(
+    x,
+    axis,
+    num_inner,
+    num_axis,
+    num_frames,
+    channels,
+    row_pitch,
+    frame_pitch,
+    row,
+    lead,
+    DILATION: tl.constexpr,
+    FRAMES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """`axis` `(num_axis, C)` from `x` `(R, T, C)`: `lead` frames, `num_inner` of rows and what is between them, and
+    more; zero where no frame is.
+    """
+    numbers = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
+    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inner = numbers - lead
+    axis_row = inner // row
+    frames = (inner - axis_row * row) * DILATION + axis_row % DILATION
+    is_frame = (inner >= 0) & (inner < num_inner) & (frames < num_frames)
+    there = (columns < channels)[None, :]
+    source = (axis_row // DILATION).to(tl.int64) * row_pitch + frames.to(tl.int64) * frame_pitch
+    values = tl.load(x + source[:, None] + columns[None, :], mask=is_frame[:, None] & there, other=0.0)
+    target = axis + numbers.to(tl.int64)[:, None] * channels + columns[None, :]
+    tl.store(target, values.to(axis.dtype.element_ty), mask=(numbers < num_axis)[:, None] & there)
+
+
+@triton.jit(do_not_specialize=["num_outputs", "num_frames", "row", "lead", "hop", "overlap"])
+def take_back_kernel(
+    axis,
+    behind,
+    y,
+    num_outputs,
+    num_frames,
+    channels,
+    row,
+    lead,
+    hop,
+    overlap,
+    DILATION: tl.constexpr,
+    ADDS: tl.constexpr,
+    FRAMES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """`y` `(R * T, C)` from an axis `(tiles * hop, C)` whose rows begin at `lead`.
+
+    With ADDS, a tile's first `overlap` frames are added to by those of the tile before, `behind` `(tiles, overlap, C)`.
+    """
+    numbers = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
+    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    rows = numbers // num_frames
+    frames = numbers - rows * num_frames
+    places = lead + (rows * DILATION + frames % DILATION) * row + frames // DILATION
+    inside = (numbers < num_outputs)[:, None] & (columns < channels)[None, :]
+    values = tl.load(axis + places.to(tl.int64)[:, None] * channels + columns[None, :], mask=inside, other=0.0)
+    if ADDS:
+        tiles = places // hop
+        within = places - tiles * hop
+        reached = ((tiles > 0) & (within < overlap))[:, None]
+        others = ((tiles - 1) * overlap + within).to(tl.int64)[:, None] * channels + columns[None, :]
+        added = tl.load(behind + others, mask=inside & reached, other=0.0)
+        values = values.to(tl.float32) + added.to(tl.float32)
+    target = y + numbers.to(tl.int64)[:, None] * channels + columns[None, :]
+    tl.store(target, values.to(y.dtype.element_ty), mask=inside)
