@@ -75,12 +75,15 @@ def epilogue_(
         values = VALUES_OF_PARTS
     block_rows = values // columns
     second = (rows, channels) if copy is None else (copy, copy.stride(0))
-    sizes = (num_rows, num_rows // num_utterances, channels, second[1], frame_step, *bounds)
+    num_parts = 0 if parts is None else len(parts)
+    sizes = (num_parts, num_rows, num_rows // num_utterances, channels, second[1], frame_step, *bounds)
     shape = {"ROWS": block_rows, "CHANNELS": columns, "COPIES": copy is not None, "ADDS": adds}
-    shape["PARTS"], source = (0, bias) if parts is None else (len(parts), parts)
+    shape["PARTS"] = power_of_two(num_parts) if num_parts else 0
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
         grid = (-(-num_rows // block_rows) * blocks,)
-        _kernels().epilogue_kernel[grid](rows, bias, lengths, second[0], source, *sizes, **shape)
+        _kernels().epilogue_kernel[grid](
+            rows, bias, lengths, second[0], bias if parts is None else parts, *sizes, **shape
+        )
     return rows
 
 

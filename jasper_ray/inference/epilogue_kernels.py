@@ -35,13 +35,14 @@ def rows_kernel(features, lengths, rows, num_mels, num_frames, FRAMES: tl.conste
     tl.store(target, values.to(rows.dtype.element_ty), mask=there & (frames < num_frames)[None, :])
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_frames"])
+@triton.jit(do_not_specialize=["num_parts", "num_rows", "num_frames"])
 def epilogue_kernel(
     rows,
     bias,
     lengths,
     copy,
     parts,
+    num_parts,
     num_rows,
     num_frames,
     channels,
@@ -57,9 +58,9 @@ def epilogue_kernel(
 ):
     """Rows `(R * T, C)` in place: the bias is added, the non-linearity's bounds hold, padding is zero.
 
-    With PARTS the values are the sum of as many parts `(PARTS, R * T, C)` in float32, and with ADDS that of the rows
-    too. With COPIES the same goes into `copy`, whose rows begin `copy_pitch` apart. A program has ROWS rows and
-    CHANNELS channels; the programs of the same rows are neighbours.
+    With PARTS the values are the sum of up to so many parts `(num_parts, R * T, C)` in float32, and with ADDS that of
+    the rows too. With COPIES the same goes into `copy`, whose rows begin `copy_pitch` apart. A program has ROWS rows
+    and CHANNELS channels; the programs of the same rows are neighbours.
     """
     blocks = (channels + CHANNELS - 1) // CHANNELS
     numbers = tl.program_id(0) // blocks * ROWS + tl.arange(0, ROWS)
@@ -76,7 +77,8 @@ def epilogue_kernel(
         values += tl.load(at, mask=read, other=0).to(tl.float32)
     for part in tl.static_range(PARTS):
         part_rows = part * num_rows.to(tl.int64) + numbers
-        values += tl.load(parts + part_rows * channels + columns[None, :], mask=read, other=0)
+        there = read & (part < num_parts)
+        values += tl.load(parts + part_rows * channels + columns[None, :], mask=there, other=0)
     values += tl.load(bias + columns, mask=columns < channels, other=0)[None, :]
     values = tl.maximum(values, lower, propagate_nan=tl.PropagateNan.ALL)
     values = tl.minimum(values, upper, propagate_nan=tl.PropagateNan.ALL)

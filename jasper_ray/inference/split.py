@@ -15,8 +15,7 @@ INPUTS_PER_STEP = 64
 """128 bytes of halves: a line of the cache."""
 FEWEST_STEPS = 4
 """Of a part: fewer do not pay for its start."""
-PART_COUNTS = (1, 2, 4, 8, 16)
-"""Few, for each is a kernel to compile."""
+MAX_PARTS = 16
 DTYPES = (torch.float16, torch.bfloat16)
 """That there are kernels for."""
 
@@ -30,7 +29,9 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-TILES = (Tile(64, 64, 4, 5), Tile(128, 64, 4, 4), Tile(64, 128, 4, 4), Tile(128, 128, 8, 4))
+TILES = (Tile(64, 64, 4, 5), Tile(64, 128, 4, 4), Tile(128, 128, 8, 3), Tile(128, 256, 8, 3))
+PROGRAMS_PER_PROCESSOR = (1, 2)
+"""That run at a time: one more than all processors hold would have them wait for it."""
 
 
 class Split(NamedTuple):
@@ -61,15 +62,14 @@ def can_split(shape: SplitShape) -> bool:
 
 
 def splits(shape: SplitShape, num_rows: int, num_processors: int) -> Iterator[Split]:
-    """Ways that keep all multiprocessors busy, as far as the sum is long enough for it."""
+    """Ways that give each multiprocessor nearly the same to do, as far as the sum is long enough for it."""
     for tile in TILES:
         if shape.outputs % tile.outputs or (tile.rows > TILES[0].rows >= num_rows):
             continue
         tiles = -(-num_rows // tile.rows) * (shape.outputs // tile.outputs)
-        allowed = [parts for parts in PART_COUNTS if parts == 1 or shape.num_steps // parts >= FEWEST_STEPS]
-        enough = [parts for parts in allowed if parts * tiles >= num_processors]
-        for num_parts in enough[:2] or allowed[-1:]:
-            yield Split(tile, num_parts)
+        longest = max(1, min(MAX_PARTS, shape.num_steps // FEWEST_STEPS))
+        counts = {min(longest, max(1, times * num_processors // tiles)) for times in PROGRAMS_PER_PROCESSOR}
+        yield from (Split(tile, num_parts) for num_parts in sorted(counts))
 
 
 def split_conv(rows: Tensor, weight: Tensor, split: Split, *, num_utterances: int, dilation: int) -> Tensor:

@@ -12,7 +12,7 @@ from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.inference.epilogue import epilogue_
 from jasper_ray.inference.folded import fold
 from jasper_ray.inference.fused import FusedRunner, Way
-from jasper_ray.inference.split import PART_COUNTS, TILES, Split, SplitShape, can_split, split_conv, splits
+from jasper_ray.inference.split import MAX_PARTS, TILES, Split, SplitShape, can_split, split_conv, splits
 
 CPU = torch.device("cpu")
 NO_TRITON = "triton is not installed, as without a CUDA build of torch: pip install triton"
@@ -47,15 +47,15 @@ def test_the_parts_of_a_convolution_add_up_to_it_and_no_utterance_hears_another(
     num_parts: int, kernel: int, dilation: int, tile: object, triton_interpreter: None
 ) -> None:
     torch.manual_seed(0)
-    rows, weight = torch.randn(3 * 23, 128).half(), 0.1 * torch.randn(128, kernel, 128).half()
+    rows, weight = torch.randn(3 * 23, 128).half(), 0.1 * torch.randn(256, kernel, 128).half()
     parts = split_conv(rows, weight, Split(tile, num_parts), num_utterances=3, dilation=dilation)  # type: ignore[arg-type]
-    assert parts.dtype == torch.float32 and parts.shape == (num_parts, 69, 128)
+    assert parts.dtype == torch.float32 and parts.shape == (num_parts, 69, 256)
     # 16 parts of 6 steps: some have nothing to do, and say zero.
     torch.testing.assert_close(parts.double().sum(0), expected_conv(rows, weight, 3, dilation), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("adds", [True, False], ids=["adds", "alone"])
-@pytest.mark.parametrize("num_parts", PART_COUNTS)
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 7, 16])
 def test_an_epilogue_adds_parts_up_before_it_rounds(num_parts: int, adds: bool, triton_interpreter: None) -> None:
     torch.manual_seed(0)
     rows, parts, bias = torch.randn(2 * 9, 72).half(), torch.randn(num_parts, 18, 72), torch.randn(72)
@@ -68,7 +68,7 @@ def test_an_epilogue_adds_parts_up_before_it_rounds(num_parts: int, adds: bool, 
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("way", ["cudnn", Split(TILES[0], 2), Split(TILES[1], 1), "frequency"], ids=str)
+@pytest.mark.parametrize("way", ["cudnn", Split(TILES[0], 1), Split(TILES[0], 3), "frequency"], ids=str)
 def test_a_model_computes_the_same_in_every_way(way: Way, triton_interpreter: None) -> None:
     torch.manual_seed(0)
     model = randomised(WIDE_MODEL)
@@ -83,14 +83,16 @@ def test_a_model_computes_the_same_in_every_way(way: Way, triton_interpreter: No
         assert error.norm() < 5e-3 * expected[row, :length].exp().norm()
 
 
-def test_a_shape_has_ways_that_keep_all_processors_busy_where_its_sum_is_long_enough() -> None:
+def test_a_shape_has_ways_that_fill_all_processors_where_its_sum_is_long_enough() -> None:
     for num_rows in (100, 352, 840):
         ways = list(splits(DEEP, num_rows, PROCESSORS))
-        assert len(ways) >= 4 and len(set(ways)) == len(ways)
+        assert len(ways) >= 6 and len(set(ways)) == len(ways)
         for tile, num_parts in ways:
-            tiles = -(-num_rows // tile.rows) * (DEEP.outputs // tile.outputs)
-            assert num_parts == max(PART_COUNTS) or tiles * num_parts >= PROCESSORS
+            programs = -(-num_rows // tile.rows) * (DEEP.outputs // tile.outputs) * num_parts
+            rounds = -(-programs // PROCESSORS)
+            assert rounds <= 2 and (programs >= 0.7 * rounds * PROCESSORS or num_parts in (1, MAX_PARTS))
     assert {num_parts for _, num_parts in splits(SplitShape(64, 64, 3, 1), 100, PROCESSORS)} == {1}
+    assert {num_parts for _, num_parts in splits(DEEP, 4096, PROCESSORS)} == {1, 2}
     assert not [tile for tile, _ in splits(DEEP, 60, PROCESSORS) if tile.rows > 64]
 
 
@@ -118,7 +120,7 @@ def test_on_a_gpu_every_way_is_the_convolution(num_rows: int, dtype: torch.dtype
             assert (got - expected).norm() < 1e-4 * expected.norm(), split
             again = split_conv(rows, weight, split, num_utterances=2, dilation=dilation).sum(0)
             assert torch.equal(got, again)
-        assert len(tried) >= 4
+        assert len(tried) >= 3
 
 
 @pytest.mark.gpu
