@@ -261,14 +261,14 @@ async def _later(seconds: float, fault: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _kill_one(name: str) -> None:
-    replicas = _replicas(name)
+    replicas = find_replicas(name)
     os.kill(replicas[0], signal.SIGKILL)
     async with asyncio.timeout(300):  # until Serve has replaced it
-        while replicas[0] in (now := _replicas(name)) or len(now) < len(replicas):
+        while replicas[0] in (now := find_replicas(name)) or len(now) < len(replicas):
             await asyncio.sleep(0.5)
 
 
-def _replicas(name: str) -> list[int]:
+def find_replicas(name: str) -> list[int]:
     """Process ids of the replicas of an application on this machine (Linux)."""
     title = f"ray::ServeReplica:{name}:{DEPLOYMENT}".encode()
     found = []
@@ -282,7 +282,7 @@ def _replicas(name: str) -> list[int]:
 def _resident_bytes(name: str) -> int:
     """Memory of the largest replica."""
     sizes = [0]
-    for pid in _replicas(name):
+    for pid in find_replicas(name):
         with suppress(OSError):
             sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
     return max(sizes)

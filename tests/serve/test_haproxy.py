@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,15 @@ def test_all_tests_of_the_service_pass_through_haproxy() -> None:
         [sys.executable, "-m", "pytest", "-q", str(tests)], env=environment, capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_replica_costs_no_client_a_request() -> None:
+    script = Path(__file__).with_name("killed_replica.py")
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    answers = json.loads(run.stdout.splitlines()[-1])
+    assert set(answers) == {"200"} and answers["200"] >= 16
 
 
 def test_a_cluster_that_runs_already_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
