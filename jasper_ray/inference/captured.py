@@ -80,10 +80,11 @@ class CapturedRunner:
         folded: The model.
         device: A CUDA device.
         dtype: Its arithmetic; log-softmax is float32, and float32 is not rounded to TF32.
+        tries: Whether convolutions are computed in whichever way is quickest for a bucket, instead of by cuDNN.
     """
 
-    def __init__(self, folded: FoldedJasper, *, device: torch.device, dtype: torch.dtype) -> None:
-        self._device = device
+    def __init__(self, folded: FoldedJasper, *, device: torch.device, dtype: torch.dtype, tries: bool) -> None:
+        self._device, self._tries = device, tries
         self._runner: FusedRunner | DirectRunner
         if folded.bounds is not None and triton_runs(device):
             self._runner = FusedRunner(folded, device=device, dtype=dtype)
@@ -132,7 +133,7 @@ class CapturedRunner:
         given.lengths.fill_(num_frames)
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):  # memory, libraries and the choice of kernels: not to be recorded
-            if isinstance(self._runner, FusedRunner):
+            if self._tries and isinstance(self._runner, FusedRunner):
                 self._runner.choose_ways(num_rows, num_frames)
             for _ in range(RUNS_BEFORE_CAPTURE):
                 self._computed(given.features, given.lengths)

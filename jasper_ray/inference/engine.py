@@ -1,8 +1,9 @@
 """A bundle's model, ready to run: features in, log-probabilities out.
 
 The model is folded (`jasper_ray.inference.folded`) and computed in the way that is fastest where it runs: on a CPU in
-the frequency domain or by direct convolutions, on a GPU by direct convolutions as CUDA graphs. The choice depends on
-model, device and precision, never on a batch, so that an utterance is computed in the same way in any company.
+the frequency domain or by direct convolutions, which depends on model and precision and never on a batch; on a GPU as
+CUDA graphs for buckets of batches, in halves with the kernels that are quickest for each bucket, so that there an
+utterance's last digits depend on the bucket.
 """
 
 import logging
@@ -39,7 +40,8 @@ class Engine:
         device: Where it runs.
         precision: Arithmetic of the encoder. `fp16` on a CPU: wide layers hold their weights in float16 and compute
             in float32, in the frequency domain; quicker than fp32 where the processor has no bf16.
-        method: `frequency` holds 3 to 5 times the weights in memory; `auto` takes it on a CPU for models that gain.
+        method: `frequency` holds 3 to 5 times the weights in memory; `auto` takes it for models that gain on a CPU,
+            and on a GPU in halves for the layers and sizes of batches that gain, where there is memory for it.
 
     Raises:
         ConfigError: Device, or model, cannot be computed in that precision, or by that method.
@@ -56,12 +58,12 @@ class Engine:
                 "precision fp16 on a CPU needs torch's FBGEMM (x86 with AVX2), not here: use bf16 or fp32"
             )
         if method == "frequency" and on_gpu:
-            raise ConfigError(f"method frequency is for a CPU, got device {device}: use direct or auto")
+            raise ConfigError(f"method frequency alone is for a CPU, got device {device}: use auto, or direct")
         if precision == "bf16" and not on_gpu and torch.backends.cpu.get_cpu_capability() == "AVX2":
             log.warning("this CPU has no bf16 arithmetic, fp32 and fp16 are several times faster on it")
         dtype = torch.float32 if half_weights else DTYPES[precision]
         folded = fold(bundle.model)
-        self.method = _fastest(folded, self._device, dtype) if method == "auto" else method
+        self.method = _fastest_on_cpu(folded, dtype) if method == "auto" and not on_gpu else method
         if half_weights and self.method == "direct":
             raise ConfigError(
                 "precision fp16 on a CPU is for method frequency, and this model's layers are quicker by direct "
@@ -71,7 +73,7 @@ class Engine:
         self._num_mels = bundle.config.features.num_mels
         self._runner: CapturedRunner | DirectRunner | SpectralRunner
         if on_gpu:
-            self._runner = CapturedRunner(folded, device=self._device, dtype=dtype)
+            self._runner = CapturedRunner(folded, device=self._device, dtype=dtype, tries=method == "auto")
         elif self.method == "frequency":
             self._runner = SpectralRunner(folded, dtype=dtype, half_weights=half_weights)
         else:
@@ -118,5 +120,5 @@ def without_padding(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor |
     return features.masked_fill(is_padding, 0), is_padding.logical_not().to(features.dtype)
 
 
-def _fastest(folded: FoldedJasper, device: torch.device, dtype: torch.dtype) -> Method:
-    return "frequency" if device.type == "cpu" and gains_from_frequencies(folded, dtype) else "direct"
+def _fastest_on_cpu(folded: FoldedJasper, dtype: torch.dtype) -> Method:
+    return "frequency" if gains_from_frequencies(folded, dtype) else "direct"

@@ -66,7 +66,7 @@ def test_the_method_follows_from_model_device_and_precision() -> None:
     assert Engine(bundle_of("dense"), precision="fp32").method == "frequency"
     assert Engine(bundle_of("separable"), precision="fp32").method == "direct"
     assert Engine(bundle_of("dense"), method="direct").method == "direct"
-    with pytest.raises(ValueError, match="method frequency is for a CPU, got device cuda: use direct or auto"):
+    with pytest.raises(ValueError, match="method frequency alone is for a CPU, got device cuda: use auto, or direct"):
         Engine(bundle_of("dense"), device="cuda", method="frequency")
 
 
