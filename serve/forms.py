@@ -11,7 +11,8 @@ SMALL_BYTES = 2**20
 MOST_PARTS = 64
 CONTENT_TYPE = re.compile(r'multipart/form-data; ?boundary=("?)([0-9A-Za-z\'()+_,./:=?-]{1,70})\1')
 PART_HEAD = re.compile(
-    rb'content-disposition: ?form-data; name="([^"\\%]*)"(?:; filename="([^"\\%]*)")?(?:\r\ncontent-type: ?[ -~]*)?',
+    rb'content-disposition: ?form-data; name="([^"\\%\0-\x1f\x7f]*)"(?:; filename="([^"\\%\0-\x1f\x7f]*)")?'
+    rb"(?:\r\ncontent-type: ?[ -~]*)?",
     re.IGNORECASE,
 )
 

@@ -75,9 +75,8 @@ class LiveSocket:
         """
         while True:
             try:
-                async with asyncio.timeout(
-                    self._limits.idle_s
-                ):  # wait_for loses a cancellation that comes with a message
+                # Not `wait_for`, which loses a cancellation that comes with a message.
+                async with asyncio.timeout(self._limits.idle_s):
                     message = await self._queue.get()
             except TimeoutError:
                 text = f"Nothing came for {self._limits.idle_s:g} s: the session ends"
@@ -141,11 +140,19 @@ async def converse(
         error, code = _outcome(reading, talking, door.limits)
     finally:
         door.num_open -= 1
-        for task in (reading, talking):
-            task.cancel()
-        await asyncio.gather(reading, talking, return_exceptions=True)
+        await _end({reading, talking})
     if websocket.client_state == WebSocketState.CONNECTED:
         await _part(websocket, None if error is None else describe(error), code, error.detail if error else "")
+
+
+async def _end(tasks: "set[asyncio.Future[None]]") -> None:
+    for task in tasks:
+        task.cancel()
+    # Not `gather`: cancelled meanwhile, it passes on the cancellation of one of these in place of its own, which who
+    # asked for it (anyio) then does not know again.
+    await asyncio.wait(tasks)
+    for task in tasks:
+        task.cancelled() or task.exception()  # looked at, or asyncio would complain
 
 
 def _outcome(
