@@ -32,7 +32,7 @@ MAX_ROWS_TO_SPLIT = 4096
 MIN_ROWS_FOR_FREQUENCIES = 1024
 """Frames of a batch (H200, 2026-11-26): cuDNN keeps a GPU busy from some thousands on, spectra gain from two."""
 MAX_SHARE_OF_SPECTRA = 1 / 8
-"""Of the memory that is free before: transformed weights take five times what the weights take."""
+"""Of the memory that is free before, for one kind of layer: transformed weights take five times what weights take."""
 TRIED_BYTES = 128 * 2**20
 """Of weights, where there are as many: more than a GPU's cache holds."""
 LABELS_ALIGNED_TO = 8
@@ -178,10 +178,10 @@ class FusedRunner:
 
         way = self._trials.fastest({way: run(way) for way in ways})
         log.debug("%d x %d frames of %s: %s", num_utterances, num_frames, shape, way)
-        if way != "frequency" and is_new:
+        if "frequency" in ways and is_new and way != "frequency":
             self._lost[shape] = num_rows
             for step in steps:
-                self._spectra.pop(step.number, None)
+                del self._spectra[step.number]
         return way
 
     def _has_room_for_spectra(self, steps: list[_Step]) -> bool:

@@ -4,6 +4,7 @@ A way is recorded as a CUDA graph and replayed: launched one by one, kernels of 
 Python.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -11,6 +12,8 @@ import torch
 
 REPLAYS = 3
 """Of which the quickest counts: what else a GPU does makes none quicker."""
+
+log = logging.getLogger(__name__)
 
 Way = TypeVar("Way")
 
@@ -29,9 +32,10 @@ class Trials:
         for way, run in runs.items():
             try:
                 run()  # kernels are compiled and libraries choose theirs, which a recording forbids
-            except Exception:  # too little shared memory for a tile, too little memory for spectra
+            except Exception as error:  # too little shared memory for a tile, too little memory for spectra
                 if way == first:
                     raise
+                log.warning("not computed by %s, which does not work here: %s", way, error)
                 continue
             took[way] = self._milliseconds(run)
         return min(took, key=lambda way: took[way])
