@@ -113,9 +113,6 @@ def test_on_a_gpu_an_epilogue_is_torchs(num_frames: int, channels: int, dtype: t
 
 
 COMPILE = """
-import sys
-import triton
-from triton.backends.compiler import GPUTarget
 from jasper_ray.inference import epilogue_kernels as kernels
 pointers = dict.fromkeys(("rows", "copy", "scores"), "*fp16")
 pointers |= dict.fromkeys(("features", "bias", "parts", "log_probs"), "*fp32")
@@ -128,14 +125,10 @@ for kernel, constants in (
     (kernels.rows_kernel, {"FRAMES": 32, "MELS": 64}),
     (kernels.log_softmax_kernel, {"ROWS": 16, "LABELS": 32}),
 ):
-    types = {name: (pointers | others).get(name, "i32") for name in kernel.arg_names}
-    signature = {name: "constexpr" if name in constants else type_ for name, type_ in types.items()}
-    aligned = [i for i, name in enumerate(kernel.arg_names) if name in (*pointers, "lengths", "channels", "copy_pitch")]
-    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
-    source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
-    ptx = compiled.asm["ptx"]
-    print(len(compiled.asm["cubin"]) > 0, ptx.count("ld.global.v4"), ptx.count("st.global.v4"))
+    aligned = (*pointers, "lengths", "channels", "copy_pitch")
+    asm = compiled(kernel, constants, pointers | others, aligned=aligned).asm
+    ptx = asm["ptx"]
+    print(len(asm["cubin"]) > 0, ptx.count("ld.global.v4"), ptx.count("st.global.v4"))
 """
 
 

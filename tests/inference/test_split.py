@@ -144,23 +144,15 @@ def test_on_a_gpu_the_ways_that_are_chosen_compute_the_model() -> None:
 
 
 COMPILE = """
-import sys
-import triton
-from triton.backends.compiler import GPUTarget
 from jasper_ray.inference.split import INPUTS_PER_STEP, TILES
 from jasper_ray.inference.split_kernels import split_kernel as kernel
 types = {"rows": "*fp16", "weight": "*fp16", "parts": "*fp32"}
 for rows, outputs, num_warps, num_stages in TILES:
     constants = {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": INPUTS_PER_STEP}
-    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
-    aligned = [i for i, name in enumerate(kernel.arg_names) if name in (*types, "inputs", "outputs")]
-    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
-    source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": num_warps, "num_stages": num_stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=options)
-    ptx = compiled.asm["ptx"]
-    print(len(compiled.asm["cubin"]) > 0, "wgmma" in ptx, "mma.sync" in ptx, ptx.count("cp.async.c"),
-          compiled.metadata.shared)
+    made = compiled(kernel, constants, types, aligned=(*types, "inputs", "outputs"), **options)
+    ptx = made.asm["ptx"]
+    print(len(made.asm["cubin"]) > 0, "wgmma" in ptx, "mma.sync" in ptx, ptx.count("cp.async.c"), made.metadata.shared)
 """
 
 

@@ -236,9 +236,6 @@ def test_values_and_gradients_on_a_gpu_are_those_of_the_direct_sum_in_float64(
 
 
 COMPILE = """
-import sys
-import triton
-from triton.backends.compiler import GPUTarget
 from jasper_ray.model import fourier_kernels as kernels
 pointers = dict.fromkeys(("x", "axis", "behind", "y"), "*bf16")
 blocks = {"DILATION": 1, "FRAMES": 32, "CHANNELS": 128}
@@ -247,15 +244,9 @@ for kernel, constants in (
     (kernels.take_back_kernel, {"ADDS": False, **blocks}),
     (kernels.take_back_kernel, {"ADDS": True, **blocks}),
 ):
-    types = {name: pointers.get(name, "i32") for name in kernel.arg_names}
-    signature = {name: "constexpr" if name in constants else type_ for name, type_ in types.items()}
-    multiples = (*pointers, "channels", "row_pitch", "frame_pitch")
-    aligned = [i for i, name in enumerate(kernel.arg_names) if name in multiples]
-    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
-    source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
-    ptx = compiled.asm["ptx"]
-    print(len(compiled.asm["cubin"]) > 0, ptx.count("ld.global.v4"), ptx.count("st.global.v4"))
+    asm = compiled(kernel, constants, pointers, aligned=(*pointers, "channels", "row_pitch", "frame_pitch")).asm
+    ptx = asm["ptx"]
+    print(len(asm["cubin"]) > 0, ptx.count("ld.global.v4"), ptx.count("st.global.v4"))
 """
 
 
