@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jasper_ray.model.jasper import BatchNorm, Jasper, JasperBlock
+from jasper_ray.model.batch_norm import BatchNorm
+from jasper_ray.model.jasper import Jasper, JasperBlock
 
 ACTIVATIONS_: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.ReLU: torch.relu_,

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from jasper_ray.model.jasper import BatchNorm
+from jasper_ray.model.batch_norm import BatchNorm
 from jasper_ray.training.world import World
 
 

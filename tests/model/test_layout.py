@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from jasper_ray.model.jasper import BatchNorm, mask_padding
+from jasper_ray.model.batch_norm import BatchNorm
+from jasper_ray.model.jasper import mask_padding
 from jasper_ray.model.layout import Dropout, is_channels_last
 from jasper_ray.model.padding import padding_of
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.config.speech import FeatureConfig, TextConfig
+from jasper_ray.model.batch_norm import BatchNorm
 from jasper_ray.model.bundle import build_model
 from jasper_ray.model.convolution import set_convolution_method
-from jasper_ray.model.jasper import BatchNorm, Jasper, set_normalization
+from jasper_ray.model.jasper import Jasper, set_normalization
 from jasper_ray.model.norm_triton import NormInput, is_frame_by_frame, norm_relu_dropout
 
 EPS = 1e-3

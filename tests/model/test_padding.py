@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jasper_ray.config.model import PRESETS, BlockConfig, ModelConfig, jasper_blocks
+from jasper_ray.model.batch_norm import BatchNorm
 from jasper_ray.model.ctc import ctc_losses
-from jasper_ray.model.jasper import BatchNorm, Jasper
+from jasper_ray.model.jasper import Jasper
 from jasper_ray.model.padding import Padding, masked_batch_norm, padding_of, take_utterances
 
 NUM_MELS = 8

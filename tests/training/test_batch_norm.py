@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from jasper_ray.model.jasper import BatchNorm
+from jasper_ray.model.batch_norm import BatchNorm
 from jasper_ray.training.batch_norm import apply_statistics, batch_norms, clear_statistics, combine_statistics
 from jasper_ray.training.world import World
 

@@ -1,6 +1,6 @@
 import torch
 
-from jasper_ray.model.jasper import BatchNorm
+from jasper_ray.model.batch_norm import BatchNorm
 from jasper_ray.training.ema import WeightAverage
 
 
