@@ -1,6 +1,5 @@
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -214,9 +213,10 @@ def test_a_step_for_two_loops_answers_each_in_its_own() -> None:
     scheduler: Scheduler[int, int] = Scheduler(model)
     model.gate.clear()
     with ThreadPoolExecutor(3) as threads:
-        answers = [threads.submit(asyncio.run, scheduler.submit(item, duration_s=1)) for item in range(3)]
-        while scheduler.load().waiting < 2:
-            time.sleep(0.001)
+        answers = [threads.submit(asyncio.run, scheduler.submit(0, duration_s=1))]
+        asyncio.run(until(lambda: bool(model.batches)))  # else the first step could take two of them
+        answers += [threads.submit(asyncio.run, scheduler.submit(item, duration_s=1)) for item in (1, 2)]
+        asyncio.run(until(lambda: scheduler.load().waiting == 2))
         model.gate.set()
         assert [answer.result(5) for answer in answers] == [0, 2, 4]
     assert len(model.batches) == 2 and len(model.batches[1]) == 2
