@@ -98,7 +98,7 @@ class Convolution(nn.Conv1d):
 
     def _channels_last(self, x: Tensor) -> Tensor:
         if self.kernel_size == self.stride == (1,) and self.groups == 1:
-            return functional.linear(x.transpose(1, 2), self.weight[:, :, 0], self.bias).transpose(1, 2)
+            return functional.linear(x.transpose(1, 2), self.weight.squeeze(2), self.bias).transpose(1, 2)
         assert isinstance(self.padding, tuple)
         return functional.conv2d(
             x.unsqueeze(2).contiguous(memory_format=torch.channels_last),

@@ -213,6 +213,8 @@ def weight_factors(weight: Tensor, tiling: Tiling, dtype: torch.dtype) -> Tensor
     """`(rows, C', C)`, the transform of a `(C', C, k)` weight that tiles of any number share."""
     outputs, inputs, kernel = weight.shape
     taps = _matrices(tiling, dtype, weight.device).taps
+    if triton_runs(weight.device):
+        return fourier_triton.to_factors(weight.detach(), taps)
     given = weight.detach().to(dtype).reshape(-1, kernel)
     given = functional.pad(given, (0, taps.shape[1] - kernel)) if taps.shape[1] > kernel else given
     return (taps @ given.T).view(-1, outputs, inputs)
@@ -272,18 +274,20 @@ class _FourierConv(torch.autograd.Function):
             grad_x = tiling.take_back(own, behind, **sizes, lead=lead, dtype=ctx.dtype)
         if ctx.needs_input_grad[1]:
             by_row = torch.bmm(grads.transpose(1, 2), spectra)
-            taps = _from_rows(by_row, matrices.taps)[..., : tiling.kernel]
-            grad_weight = taps.to(ctx.weight_dtype, memory_format=torch.contiguous_format)
+            grad_weight = _from_rows(by_row, matrices.taps, tiling.kernel, ctx.weight_dtype)
         return grad_x, grad_weight, None, None
 
 
-def _from_rows(by_row: Tensor, taps: Tensor) -> Tensor:
-    """`(rows, C', C)` gradients of the factors to `(C', C, columns of taps)`."""
+def _from_rows(by_row: Tensor, taps: Tensor, kernel: int, dtype: torch.dtype) -> Tensor:
+    """`(rows, C', C)` gradients of the factors to `(C', C, kernel)` in `dtype`."""
+    if triton_runs(by_row.device):
+        return fourier_triton.from_factors(by_row, taps, kernel=kernel, dtype=dtype)
     _, outputs, inputs = by_row.shape
     if by_row.device.type == "cpu":
-        return (by_row.flatten(1).T @ taps).view(outputs, inputs, -1)
-    # One product for each output channel: for one over all of them a GPU's library takes a slow kernel.
-    return _to_frames(taps.T, by_row).transpose(1, 2)
+        grad = (by_row.flatten(1).T @ taps).view(outputs, inputs, -1)
+    else:  # one product for each output channel: for one over all of them a GPU's library takes a slow kernel
+        grad = _to_frames(taps.T, by_row).transpose(1, 2)
+    return grad[..., :kernel].to(dtype, memory_format=torch.contiguous_format)
 
 
 def _to_rows(matrix: Tensor, tiles: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Rows of frames to the time axis of tiles and back, for NVIDIA GPUs in Triton; `fourier_triton.py` launches it.
+"""Rows of frames to the time axis of tiles and back, and kernels to their spectra and back, for NVIDIA GPUs in Triton;
+`fourier_triton.py` launches them.
 
 The axis of a tiling has `dilation` rows of `row` frames for each row of frames: those that a dilated kernel sees
 together lie next to each other. A program moves FRAMES frames of CHANNELS channels.
@@ -77,3 +78,68 @@ def take_back_kernel(
         values = values.to(tl.float32) + added.to(tl.float32)
     target = y + numbers.to(tl.int64)[:, None] * channels + columns[None, :]
     tl.store(target, values.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _of_taps(taps, rows, numbers, ROWS: tl.constexpr, KERNEL: tl.constexpr, PITCH: tl.constexpr):
+    """Some rows of the matrix of taps `(ROWS, PITCH)`, zeros beyond it."""
+    there = (rows < ROWS)[:, None] & (numbers < KERNEL)[None, :]
+    return tl.load(taps + rows[:, None] * PITCH + numbers[None, :], mask=there, other=0.0)
+
+
+@triton.jit
+def to_factors_kernel(
+    weight,
+    taps,
+    factors,
+    num_pairs,
+    ROWS: tl.constexpr,
+    KERNEL: tl.constexpr,
+    PITCH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TAPS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """`factors` `(ROWS, num_pairs)` from `weight` `(num_pairs, KERNEL)`, a kernel for each pair of channels."""
+    pairs = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    numbers = tl.arange(0, TAPS)
+    there = pairs < num_pairs
+    inside = there[:, None] & (numbers < KERNEL)[None, :]
+    given = tl.load(weight + pairs.to(tl.int64)[:, None] * KERNEL + numbers[None, :], mask=inside, other=0.0)
+    given = tl.trans(given.to(factors.dtype.element_ty))
+    for first in range(0, ROWS, BLOCK):
+        rows = first + tl.arange(0, BLOCK)
+        matrix = _of_taps(taps, rows, numbers, ROWS, KERNEL, PITCH)
+        values = tl.dot(matrix, given, input_precision=PRECISION)
+        target = factors + rows.to(tl.int64)[:, None] * num_pairs + pairs[None, :]
+        tl.store(target, values.to(factors.dtype.element_ty), mask=(rows < ROWS)[:, None] & there[None, :])
+
+
+@triton.jit
+def from_factors_kernel(
+    by_row,
+    taps,
+    grad,
+    num_pairs,
+    ROWS: tl.constexpr,
+    KERNEL: tl.constexpr,
+    PITCH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TAPS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """`grad` `(num_pairs, KERNEL)` from the gradients of the factors `(ROWS, num_pairs)`."""
+    pairs = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    numbers = tl.arange(0, TAPS)
+    there = pairs < num_pairs
+    total = tl.full([PAIRS, TAPS], 0.0, tl.float32)
+    for first in range(0, ROWS, BLOCK):
+        rows = first + tl.arange(0, BLOCK)
+        source = by_row + rows.to(tl.int64)[:, None] * num_pairs + pairs[None, :]
+        values = tl.load(source, mask=(rows < ROWS)[:, None] & there[None, :], other=0.0)
+        matrix = _of_taps(taps, rows, numbers, ROWS, KERNEL, PITCH)
+        total = tl.dot(tl.trans(values), matrix, total, input_precision=PRECISION)
+    target = grad + pairs.to(tl.int64)[:, None] * KERNEL + numbers[None, :]
+    tl.store(target, total.to(grad.dtype.element_ty), mask=there[:, None] & (numbers < KERNEL)[None, :])

@@ -1,5 +1,5 @@
-"""The layout of tiles on an NVIDIA GPU, in one pass over memory each way: torch takes two to four, and a third of its
-bandwidth.
+"""The layout of tiles, and the transforms of weights and of their gradients, on an NVIDIA GPU: one pass over memory
+each, for which torch takes two to four, and a third of its bandwidth or less.
 """
 
 import importlib
@@ -13,6 +13,10 @@ from jasper_ray.model.triton_trial import power_of_two
 FRAMES = 32
 MAX_CHANNELS = 128
 """Of a program: 32 halves for each of its 128 threads, 16 bytes at a time."""
+
+
+PAIRS, ROWS_AT_ONCE = 128, 32
+"""Of a program that transforms weights: pairs of channels, and rows of their factors at a time."""
 
 
 def lay_out(x: Tensor, dtype: torch.dtype, *, dilation: int, row: int, lead: int, trail: int) -> Tensor:
@@ -64,6 +68,33 @@ def take_back(
             tiles, tiles if behind is None else behind, y, *sizes, DILATION=dilation, ADDS=behind is not None, **shape
         )
     return y
+
+
+def to_factors(weight: Tensor, taps: Tensor) -> Tensor:
+    """`(C', C, k)` weights to `(rows, C', C)` factors, in the type of the matrix `taps` `(rows, k or more)`."""
+    outputs, inputs, _ = weight.shape
+    factors = taps.new_empty(len(taps), outputs, inputs)
+    _launch(_kernels().to_factors_kernel, weight.contiguous(), taps, factors, outputs * inputs, weight.shape[2])
+    return factors
+
+
+def from_factors(by_row: Tensor, taps: Tensor, *, kernel: int, dtype: torch.dtype) -> Tensor:
+    """`(rows, C', C)` gradients of factors to those of `(C', C, kernel)` weights."""
+    _, outputs, inputs = by_row.shape
+    grad = by_row.new_empty(outputs, inputs, kernel, dtype=dtype)
+    _launch(_kernels().from_factors_kernel, by_row.contiguous(), taps, grad, outputs * inputs, kernel)
+    return grad
+
+
+def _launch(run: Any, source: Tensor, taps: Tensor, target: Tensor, num_pairs: int, kernel: int) -> None:
+    assert taps.is_contiguous()
+    rounds = taps.dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32
+    with torch.cuda.device_of(source):  # type: ignore[no-untyped-call]
+        run[(-(-num_pairs // PAIRS),)](
+            source, taps, target, num_pairs,
+            ROWS=len(taps), KERNEL=kernel, PITCH=taps.shape[1], BLOCK=ROWS_AT_ONCE, TAPS=max(16, power_of_two(kernel)),
+            PAIRS=PAIRS, PRECISION="tf32" if rounds else "ieee",
+        )  # fmt: skip
 
 
 def _programs(num_frames: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from jasper_ray.model import fourier_triton
 from jasper_ray.model.convolution import Convolution, forget_spectra, gpu_tile
-from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv
+from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv, transforms, weight_factors
 
 
 def gradients_of_direct_sum(x: Tensor, weight: Tensor, grad: Tensor, dilation: int) -> tuple[Tensor, ...]:
@@ -217,6 +217,26 @@ def test_in_triton_rows_are_laid_out_and_taken_back_as_by_torch(
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("outputs", "inputs", "kernel"), [(8, 16, 11), (9, 17, 3), (24, 16, 29)])
+def test_in_triton_weights_and_their_gradients_are_transformed_as_by_torch(
+    outputs: int, inputs: int, kernel: int, dtype: torch.dtype, triton_interpreter: None
+) -> None:
+    torch.manual_seed(0)
+    tiling = Tiling.for_tensor_cores(100, kernel=kernel, dilation=1, tile=gpu_tile(kernel))
+    taps = transforms(kernel, tiling.hop, dtype, torch.device("cpu"), tile=tiling.tile, align=tiling.align).taps
+    weight = torch.randn(outputs, inputs, kernel)
+    factors = fourier_triton.to_factors(weight, taps)
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-3, "atol": 4e-3}
+    torch.testing.assert_close(factors, weight_factors(weight, tiling, dtype), **close)
+    by_row = torch.randn(len(taps), outputs, inputs).to(dtype)
+    grad = fourier_triton.from_factors(by_row, taps, kernel=kernel, dtype=torch.float32)
+    expected = torch.einsum("roi,rk->oik", by_row.double(), taps.double())[..., :kernel]
+    assert grad.shape == weight.shape and grad.dtype == torch.float32
+    torch.testing.assert_close(grad.double(), expected, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 8e-3), (torch.float16, 2e-3)])
 @pytest.mark.parametrize("dilation", [1, 2])
@@ -247,14 +267,20 @@ for kernel, constants in (
     asm = compiled(kernel, constants, pointers, aligned=(*pointers, "channels", "row_pitch", "frame_pitch")).asm
     ptx = asm["ptx"]
     print(len(asm["cubin"]) > 0, ptx.count("ld.global.v4"), ptx.count("st.global.v4"))
+pointers = {"weight": "*fp32", "grad": "*fp32", "taps": "*bf16", "factors": "*bf16", "by_row": "*bf16"}
+shape = {"ROWS": 80, "KERNEL": 11, "PITCH": 16, "BLOCK": 32, "TAPS": 16, "PAIRS": 128, "PRECISION": "tf32"}
+for kernel in (kernels.to_factors_kernel, kernels.from_factors_kernel):
+    asm = compiled(kernel, shape, pointers, aligned=(*pointers, "num_pairs")).asm
+    print(len(asm["cubin"]) > 0, "mma" in asm["ptx"])
 """
 
 
 @pytest.mark.parametrize("capability", ["80", "90"])
-def test_the_layouts_kernels_compile_for_nvidias_gpus_and_move_16_bytes_at_once(
+def test_the_kernels_compile_for_nvidias_gpus_and_layouts_move_16_bytes_at_once(
     capability: str, compile_kernels: Callable[[str, str], "subprocess.CompletedProcess[str]"]
 ) -> None:
     done = compile_kernels(COMPILE, capability)
-    lines = [line.split() for line in done.stdout.splitlines()]
+    *lines, to_factors, from_factors = [line.split() for line in done.stdout.splitlines()]
+    assert to_factors == from_factors == ["True", "True"], done.stderr  # by tensor cores
     # 32 x 128 halves by 128 threads are 4 accesses each.
     assert lines == [["True", "4", "4"], ["True", "4", "4"], ["True", "8", "4"]], done.stderr
