@@ -93,6 +93,10 @@ class TrainingConfig(StrictModel):
     """Who computes what lies between convolutions (batch norm, residual sum, ReLU, dropout, mask): torch, one pass over
     memory for each, or on an NVIDIA GPU our own kernels in Triton, two passes for all. `auto` is ours on such a GPU
     where the package triton is installed and channels lie together in memory (`convolution` other than conv1d)."""
+    residuals: Literal["separate", "folded"] = "separate"
+    """How dense residuals are computed: branch by branch, or as one product for each block, into whose weights the
+    branches' batch norms are folded; their statistics follow from the covariance of each input. Meant for GPUs, where
+    it has not been measured; on a CPU it gains nothing."""
     freeze_encoder_epochs: int = Field(0, ge=0)
     """Epochs from the start of the run in which only the decoder learns and the encoder, its batch-norm statistics too,
     stays as `init_from` gave it; as many as `epochs` or more: always."""

@@ -32,23 +32,29 @@ class BatchNorm(nn.BatchNorm1d):
         self.mean_sum: Tensor
         self.var_sum: Tensor
 
-    def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
-        """Normalise `(R, C, T)` per channel; a layer that excludes padding is told which frames are."""
+    def forward(self, x: Tensor, padding: Padding | None = None, shift: Tensor | None = None) -> Tensor:
+        """Normalise `(R, C, T)` per channel; a layer that excludes padding is told which frames are.
+
+        In training a `shift` `(C,)` is added to the result.
+        """
         if not self.training:
+            assert shift is None
             return super().forward(x) if x.is_contiguous() else self._with_running_statistics(x)
+        bias = self.bias if shift is None else self.bias + shift
         if self.excludes_padding and padding is not None:
-            y, mean, var = masked_batch_norm(x, self.weight, self.bias, padding, eps=self.eps)
-            self._collect(mean, var)
+            y, mean, var = masked_batch_norm(x, self.weight, bias, padding, eps=self.eps)
+            self.collect(mean, var)
             return y
         # With momentum 1 the "running" arguments come back as this micro-batch's mean and unbiased variance.
         mean, var = torch.zeros_like(self.mean_sum), torch.ones_like(self.var_sum)
         y = functional.batch_norm(
-            as_picture(x), mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
+            as_picture(x), mean, var, self.weight, bias, training=True, momentum=1.0, eps=self.eps
         )
-        self._collect(mean, var)
+        self.collect(mean, var)
         return like(y, x)
 
-    def _collect(self, mean: Tensor, var: Tensor) -> None:
+    def collect(self, mean: Tensor, var: Tensor) -> None:
+        """Count a micro-batch's mean and unbiased variance, `(C,)` each, among the step's."""
         if not is_recomputing():
             self.mean_sum += mean
             self.var_sum += var

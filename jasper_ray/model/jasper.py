@@ -4,9 +4,9 @@ Source: Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Mod
 blocks. Layer names and numerics are those of NVIDIA's implementations of 2021, so that their weights load by name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,18 @@ from torch.nn import functional
 from jasper_ray.config.model import BlockConfig, ModelConfig
 from jasper_ray.model.batch_norm import BatchNorm
 from jasper_ray.model.convolution import Convolution
-from jasper_ray.model.layout import DRAWS, Dropout, zero_where
-from jasper_ray.model.norm_triton import MAX_INPUTS, NormInput, is_frame_by_frame, norm_relu_dropout
+from jasper_ray.model.fused_norms import Draws, are_fit, fused_norms
+from jasper_ray.model.layout import Dropout, zero_where
 from jasper_ray.model.padding import Padding, padding_of, take_utterances
-from jasper_ray.model.recompute import is_recomputing, recomputed
+from jasper_ray.model.recompute import recomputed
+from jasper_ray.model.residuals import Branch, FoldedResiduals, Residual
 from jasper_ray.model.triton_trial import triton_runs
 
 Item = TypeVar("Item")
 Normalization = Literal["auto", "torch", "triton"]
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
+Residuals = Literal["separate", "folded"]
+RESIDUALS: tuple[Residuals, ...] = get_args(Residuals)
 
 STREAMS_OF_A_BLOCK = 256
 
@@ -101,20 +104,26 @@ class JasperBlock(nn.Module):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
+    @property
+    def branches(self) -> list[Branch]:
+        """The residual branches in the order of their inputs."""
+        panes = [pane for pane in self.res if isinstance(pane, nn.Sequential)]
+        return [Branch(*pane) for pane in panes]
+
     def forward(
         self,
         x: Tensor,
-        branches: list[Tensor],
+        branches: list[Tensor] | Residual,
         padding: Padding | None,
         *,
         masks_output: bool = True,
-        draws: "Draws | None" = None,
+        draws: Draws | None = None,
     ) -> Tensor:
         """Run the block.
 
         Args:
             x: `(R, C, T)` input with padding already zero.
-            branches: Residual inputs, `(R, C_i, T)` each, with padding already zero.
+            branches: Residual inputs, `(R, C_i, T)` each, with padding already zero; or what they add to the block.
             padding: Which frames of the output are padding, or none.
             masks_output: Whether the output's padding is to be zero; else it may hold anything.
             draws: What dropout of our own kernels is drawn from; none keeps to torch.
@@ -131,11 +140,10 @@ class JasperBlock(nn.Module):
                 norms = [layer]
             elif isinstance(layer, Dropout):
                 x = self._normalised([x], norms, layer, padding, masks=True, draws=draws and draws.stream_of(position))
+        if isinstance(branches, Residual):
+            return self._normalised([x], norms, self.out[1], padding, masks=masks_output, draws=draws, added=branches)
         sums = [x]
-        for pane, branch in zip(self.res, branches, strict=True):
-            assert isinstance(pane, nn.Sequential)
-            conv, norm = pane
-            assert isinstance(norm, BatchNorm)
+        for (conv, norm), branch in zip(self.branches, branches, strict=True):
             sums.append(conv(branch))
             norms.append(norm)
         return self._normalised(sums, norms, self.out[1], padding, masks=masks_output, draws=draws)
@@ -148,13 +156,16 @@ class JasperBlock(nn.Module):
         padding: Padding | None,
         *,
         masks: bool,
-        draws: "Draws | None",
+        draws: Draws | None,
+        added: Residual | None = None,
     ) -> Tensor:
-        """Each input through its batch norm, their sum through activation and dropout."""
+        """Each input through its batch norm, their sum and what is added through activation and dropout."""
         assert isinstance(dropout, Dropout)
-        if draws is not None and _are_fit(xs):
-            return fused_norms(xs, norms, dropout, padding, draws)
-        x = norms[0](xs[0], padding)
+        if draws is not None and are_fit(xs if added is None else [*xs, added.frames]):
+            return fused_norms(xs, norms, dropout, padding, draws, added)
+        x = norms[0](xs[0], padding, None if added is None else added.shift)
+        if added is not None:
+            x = x + added.frames
         for norm, branch in zip(norms[1:], xs[1:], strict=True):
             x = x + norm(branch, padding)
         x = dropout(self.out[0](x))
@@ -164,44 +175,6 @@ class JasperBlock(nn.Module):
         """Whether our own kernels compute what lies between its convolutions, where the layout allows it."""
         wanted = self.normalization == "triton" or (self.normalization == "auto" and triton_runs(device))
         return self.training and wanted and isinstance(self.out[0], nn.ReLU)
-
-
-class Draws(NamedTuple):
-    """What dropout in our own kernels is drawn from."""
-
-    seed: Tensor
-    """`(1,)` int64 on the device."""
-    stream: int
-    """Of all that share the seed."""
-
-    def stream_of(self, position: int) -> "Draws":
-        """Another stream for each position in a block."""
-        return Draws(self.seed, self.stream + 1 + position)
-
-
-def _are_fit(xs: list[Tensor]) -> bool:
-    same = all(x.dtype == xs[0].dtype and is_frame_by_frame(x) for x in xs)
-    return same and len(xs) <= MAX_INPUTS
-
-
-def fused_norms(
-    xs: list[Tensor], norms: list[BatchNorm], dropout: Dropout, padding: Padding | None, draws: Draws
-) -> Tensor:
-    """What a block does between two convolutions, in Triton (`jasper_ray.model.norm_triton`); padding becomes zero."""
-    counts = not is_recomputing()
-    inputs = [
-        NormInput(x, norm.weight, norm.bias, (norm.mean_sum, norm.var_sum) if counts else None)
-        for x, norm in zip(xs, norms, strict=True)
-    ]
-    return norm_relu_dropout(
-        inputs,
-        is_padding=None if padding is None else padding.mask,
-        num_dropped=min(round(dropout.p * DRAWS), DRAWS - 1),
-        eps=norms[0].eps,
-        excludes_padding=norms[0].excludes_padding,
-        seed=draws.seed,
-        stream=draws.stream,
-    )
 
 
 def set_normalization(model: nn.Module, method: Normalization) -> None:
@@ -217,6 +190,17 @@ def set_normalization(model: nn.Module, method: Normalization) -> None:
             module.normalization = method
 
 
+def set_residuals(model: "Jasper", method: Residuals) -> None:
+    """Say how training computes dense residual branches: see `training.residuals`.
+
+    Raises:
+        ValueError: There is no such method.
+    """
+    if method not in RESIDUALS:
+        raise ValueError(f"residuals must be one of {', '.join(RESIDUALS)}, got {method!r}")
+    model.encoder.residuals = method
+
+
 class JasperEncoder(nn.Module):
     """The chain of blocks and the lists of outputs that dense residuals read."""
 
@@ -226,6 +210,7 @@ class JasperEncoder(nn.Module):
         self.masked = config.masked
         self.num_mels = num_mels
         self.recomputes = False
+        self.residuals: Residuals = "separate"
         self.register_buffer("dropout_seed", torch.zeros(1, dtype=torch.int64), persistent=False)
         self.dropout_seed: Tensor
         self.layers = nn.ModuleList()
@@ -233,6 +218,7 @@ class JasperEncoder(nn.Module):
         for block in self.blocks:
             self.layers.append(JasperBlock(history[-1], branch_inputs(block, history), block, config))
             history = [*history, block.filters] if block.residual == "dense" else [block.filters]
+        self._chains = dense_chains(self.blocks)
 
     def forward(self, features: Tensor, lengths: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`(R, F, T)` features and `(B,)` lengths to `(R, C, T')` and encoder lengths; `places` as in `Jasper`."""
@@ -246,17 +232,27 @@ class JasperEncoder(nn.Module):
         fused = [isinstance(layer, JasperBlock) and layer.fuses(features.device) for layer in self.layers]
         if any(fused) and not (features.is_cuda and torch.cuda.is_current_stream_capturing()):
             self.draw_seed()
-        x = features
+        x, folds = features, self.training and self.residuals == "folded"
+        folded: FoldedResiduals | None = None
         for position, (block, layer) in enumerate(zip(self.blocks, self.layers, strict=True)):
             if block.stride > 1:
                 lengths = strided_lengths(lengths, block.stride)
                 padding = padding.strided(block.stride) if padding else None
-            inputs = (history[-1], branch_inputs(block, history), padding)
+            if folds and position in self._chains:
+                folded = FoldedResiduals(self._branches(self._chains[position]), padding)
+            if folded is not None and block.residual == "dense":
+                inputs: tuple[Any, ...] = (folded.add(history[-1]), folded.residual(), padding)
+            else:
+                inputs = (history[-1], branch_inputs(block, history), padding)
             draws = Draws(self.dropout_seed, STREAMS_OF_A_BLOCK * position) if fused[position] else None
             run = partial(layer, masks_output=position < len(self.blocks) - 1, draws=draws)
             x = recomputed(run, *inputs) if self.recomputes and self.training else run(*inputs)
             history = [*history, x] if block.residual == "dense" else [x]
         return x, lengths
+
+    def _branches(self, chain: range) -> list[list[Branch]]:
+        blocks = [layer for layer in self.layers if isinstance(layer, JasperBlock)]
+        return [blocks[position].branches for position in chain]
 
     def draw_seed(self) -> None:
         """Draw the seed of our own kernels' dropout from torch's generator of the CPU.
@@ -269,6 +265,18 @@ class JasperEncoder(nn.Module):
 def branch_inputs(block: BlockConfig, history: list[Item]) -> list[Item]:
     """Which of the earlier outputs a block's residual branches read."""
     return {"none": [], "plain": history[-1:], "dense": history}[block.residual]
+
+
+def dense_chains(blocks: Sequence[BlockConfig]) -> dict[int, range]:
+    """Blocks with dense residuals that follow each other, by the first one's position."""
+    chains: dict[int, range] = {}
+    first = 0
+    for position, block in enumerate(blocks):
+        if block.residual != "dense":
+            first = position + 1
+        else:
+            chains[first] = range(first, position + 1)
+    return chains
 
 
 def strided_lengths(lengths: Tensor, stride: int) -> Tensor:

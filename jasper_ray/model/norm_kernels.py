@@ -196,6 +196,7 @@ def forward_kernel(
     stream,
     scale,
     NUM: tl.constexpr,
+    NUM_NORMS: tl.constexpr,
     NUM_CHANNELS: tl.constexpr,
     MASKS: tl.constexpr,
     DROPPED: tl.constexpr,
@@ -203,9 +204,9 @@ def forward_kernel(
     FRAMES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """`y` `(M, C)`: the inputs' normalised sum through ReLU, dropout and mask. A share DROPPED / 2**16 is dropped and
-    the rest multiplied by `scale`; a program takes 8 times FRAMES frames, and one draw serves a frame of each. The seed
-    lies on the device, so that a graph that is replayed draws anew.
+    """`y` `(M, C)`: the sum of NUM inputs, the first NUM_NORMS normalised, through ReLU, dropout and mask. A share
+    DROPPED / 2**16 is dropped and the rest multiplied by `scale`; a program takes 8 times FRAMES frames, and one draw
+    serves a frame of each. The seed lies on the device, so that a graph that is replayed draws anew.
     """
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     there = channels < NUM_CHANNELS
@@ -224,9 +225,11 @@ def forward_kernel(
         results = ()  # type: tuple[tl.tensor, ...]
         for group in tl.static_range(GROUPS):
             for i in tl.static_range(NUM):
-                factor = tl.load(norms + (4 * i + 2) * NUM_CHANNELS + channels, mask=there, other=0.0)
-                shift = tl.load(norms + (4 * i + 3) * NUM_CHANNELS + channels, mask=there, other=0.0)
-                term = inputs[i][group].to(tl.float32) * factor[None, :] + shift[None, :]
+                term = inputs[i][group].to(tl.float32)
+                if i < NUM_NORMS:
+                    factor = tl.load(norms + (4 * i + 2) * NUM_CHANNELS + channels, mask=there, other=0.0)
+                    shift = tl.load(norms + (4 * i + 3) * NUM_CHANNELS + channels, mask=there, other=0.0)
+                    term = term * factor[None, :] + shift[None, :]
                 if i == 0:
                     value = term
                 else:
@@ -327,6 +330,7 @@ def sum_kernel(
 def backward_kernel(
     xs,
     grad_xs,
+    grad_added,
     norms,
     y,
     grad_y,
@@ -339,10 +343,11 @@ def backward_kernel(
     NUM: tl.constexpr,
     NUM_CHANNELS: tl.constexpr,
     EXCLUDES: tl.constexpr,
+    ADDS: tl.constexpr,
     FRAMES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Gradients of the inputs, through mean and variance too."""
+    """Gradients of the inputs, through mean and variance too; with ADDS also of what was added as it is."""
     frames = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     there = channels < NUM_CHANNELS
@@ -351,6 +356,8 @@ def backward_kernel(
     count = tl.maximum(tl.load(num_valid), 1.0)
     out = tl.load(y + offsets, mask=inside, other=0.0)
     grad = _passed_on(out, tl.load(grad_y + offsets, mask=inside, other=0.0), scale)
+    if ADDS:
+        tl.store(grad_added + offsets, grad.to(grad_added.dtype.element_ty), mask=inside)
     if EXCLUDES:
         padding = tl.load(is_padding + frames, mask=frames < num_frames, other=1) != 0
     for i in tl.static_range(NUM):

@@ -53,6 +53,7 @@ def is_frame_by_frame(x: Tensor) -> bool:
 def norm_relu_dropout(
     inputs: Sequence[NormInput],
     *,
+    added: Tensor | None = None,
     is_padding: Tensor | None,
     num_dropped: int,
     eps: float,
@@ -60,10 +61,11 @@ def norm_relu_dropout(
     seed: Tensor,
     stream: int = 0,
 ) -> Tensor:
-    """Batch norm of each input with the statistics of this call, their sum, ReLU, dropout, zeros in the padding.
+    """Batch norm of each input with the statistics of this call, sum, ReLU, dropout, zeros in the padding.
 
     Args:
-        inputs: 1 to 15, alike in shape, type and device.
+        inputs: 1 to 15, with `added` 14, alike in shape, type and device.
+        added: One more, which is added as it is.
         is_padding: `(R, 1, T)`; none if there is none.
         num_dropped: Elements of 65,536 that dropout drops, 0 to 65,535.
         eps: Added to the variance.
@@ -84,7 +86,7 @@ def norm_relu_dropout(
         eps,
         excludes_padding and is_padding is not None,
     )
-    return _NormReluDropout.apply(given, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+    return _NormReluDropout.apply(given, added, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Given(NamedTuple):
@@ -104,9 +106,10 @@ class _Given(NamedTuple):
 
 class _NormReluDropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, given: _Given, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, given: _Given, added: Tensor | None, *tensors: Tensor) -> Tensor:
         kernels = _kernels()
         xs, weights, biases = tensors[0::3], tensors[1::3], tensors[2::3]
+        terms = xs if added is None else (*xs, added)
         num_rows, num_channels, row_frames = xs[0].shape
         num_frames, channels = num_rows * row_frames, _block(num_channels)
         # Never read where it is not told to; a pointer must be given.
@@ -132,13 +135,13 @@ class _NormReluDropout(torch.autograd.Function):
                 )  # fmt: skip
             y = torch.empty_like(xs[0])
             kernels.forward_kernel[(-(-num_frames // (NUM_DRAW_GROUPS * FEW_FRAMES)), blocks)](
-                xs, norms, is_padding.view(torch.uint8), y, num_frames, given.seed, given.stream, given.scale,
-                NUM=len(xs), NUM_CHANNELS=num_channels, MASKS=given.is_padding is not None,
-                DROPPED=given.num_dropped, GROUPS=_draw_groups(len(xs)), FRAMES=FEW_FRAMES,
+                terms, norms, is_padding.view(torch.uint8), y, num_frames, given.seed, given.stream, given.scale,
+                NUM=len(terms), NUM_NORMS=len(xs), NUM_CHANNELS=num_channels, MASKS=given.is_padding is not None,
+                DROPPED=given.num_dropped, GROUPS=_draw_groups(len(terms)), FRAMES=FEW_FRAMES,
                 CHANNELS=channels,
             )  # fmt: skip
         ctx.save_for_backward(*xs, y, norms, num_valid, is_padding)
-        ctx.given = given
+        ctx.given, ctx.adds = given, added is not None
         return y
 
     @staticmethod
@@ -155,6 +158,7 @@ class _NormReluDropout(torch.autograd.Function):
         sums = norms.new_empty(parts, len(xs) + 1, num_channels)
         grad_weight, grad_bias = (norms.new_empty(len(xs), num_channels) for _ in range(2))
         grad_xs = tuple(torch.empty_like(x) for x in xs)
+        grad_added = torch.empty_like(y) if ctx.adds else None
         shape = {"NUM": len(xs), "NUM_CHANNELS": num_channels}
         with torch.cuda.device_of(norms):  # type: ignore[no-untyped-call]
             kernels.reduce_kernel[(len(xs), parts, blocks)](
@@ -165,11 +169,12 @@ class _NormReluDropout(torch.autograd.Function):
                 sums, grad_weight, grad_bias, parts, **shape, PARTS=power_of_two(parts), **ADDS_PARTS
             )
             kernels.backward_kernel[(-(-num_frames // FRAMES), blocks)](
-                tuple(xs), grad_xs, norms, y, grad_y, grad_weight, grad_bias, num_valid, is_padding.view(torch.uint8),
-                num_frames, given.scale, **shape, EXCLUDES=given.excludes, FRAMES=FRAMES, CHANNELS=channels,
+                tuple(xs), grad_xs, y if grad_added is None else grad_added, norms, y, grad_y, grad_weight, grad_bias,
+                num_valid, is_padding.view(torch.uint8), num_frames, given.scale,
+                **shape, EXCLUDES=given.excludes, ADDS=ctx.adds, FRAMES=FRAMES, CHANNELS=channels,
             )  # fmt: skip
         triples = zip(grad_xs, grad_weight.unbind(), grad_bias.unbind(), strict=True)
-        return None, *(tensor for triple in triples for tensor in triple)
+        return None, grad_added, *(tensor for triple in triples for tensor in triple)
 
 
 def _kernels() -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jasper_ray.config.schema import GradientsConfig
 from jasper_ray.training.world import World
@@ -36,6 +36,18 @@ class FlatGradients:
         self.flat.zero_()
         for parameter, view in zip(self._parameters, self._views, strict=True):
             parameter.grad = view
+
+    def add_gradients_of(self, loss: Tensor) -> None:
+        """Add a loss's gradients in a few launches; by themselves, as they come, they would be hundreds."""
+        grads = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        pairs = [(view, grad) for view, grad in zip(self._views, grads, strict=True) if grad is not None]
+        # Torch adds a list at once only where all of it lies in memory alike.
+        alike = [pair for pair in pairs if pair[0].stride() == pair[1].stride()]
+        if alike:
+            torch._foreach_add_(*(list(tensors) for tensors in zip(*alike, strict=True)))
+        for view, grad in pairs:
+            if view.stride() != grad.stride():
+                view.add_(grad)
 
     def sum_over(self, world: World, config: GradientsConfig) -> None:
         """Add up the workers' gradients, in halves where the config says so; every worker must call it."""

@@ -17,7 +17,7 @@ from jasper_ray.errors import ConfigError
 from jasper_ray.model.convolution import forget_spectra
 from jasper_ray.model.ctc import ctc_losses
 from jasper_ray.model.ctc_triton import ctc_losses_triton
-from jasper_ray.model.jasper import Jasper, set_normalization
+from jasper_ray.model.jasper import Jasper, set_normalization, set_residuals
 from jasper_ray.model.triton_trial import triton_runs
 from jasper_ray.training.batch_norm import apply_statistics, batch_norms, clear_statistics, combine_statistics
 from jasper_ray.training.captured import CapturedPasses, CudaRecorder, Recorder
@@ -81,6 +81,7 @@ class TrainStep:
         if not on_triton:
             _refuse_triton(config, world.device)
         set_normalization(model, config.normalization)
+        set_residuals(model, config.residuals)
         self._ctc_in_triton = config.ctc == "triton" or (config.ctc == "auto" and on_triton)
         self._model = model
         self._world = world
@@ -139,7 +140,8 @@ class TrainStep:
         with self._autocast():
             log_probs, _ = self._model(batch.features, batch.feature_lengths, batch.places, batch.longest)
             losses = self._losses(log_probs, batch, batch)
-            self.scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
+            assert self._flat is not None
+            self._flat.add_gradients_of(self.scaler.scale(losses.sum() * weight))
         return losses.detach(), log_probs.detach()
 
     def run(

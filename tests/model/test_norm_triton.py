@@ -10,7 +10,7 @@ from jasper_ray.config.speech import FeatureConfig, TextConfig
 from jasper_ray.model.batch_norm import BatchNorm
 from jasper_ray.model.bundle import build_model
 from jasper_ray.model.convolution import set_convolution_method
-from jasper_ray.model.jasper import Jasper, set_normalization
+from jasper_ray.model.jasper import Jasper, set_normalization, set_residuals
 from jasper_ray.model.norm_triton import NormInput, is_frame_by_frame, norm_relu_dropout
 
 EPS = 1e-3
@@ -47,13 +47,13 @@ def padding_of_half(rows: int, frames: int) -> Tensor:
 
 
 def expected_of(
-    inputs: Sequence[NormInput], is_padding: Tensor | None, *, excludes: bool
+    inputs: Sequence[NormInput], is_padding: Tensor | None, *, excludes: bool, added: Tensor | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """The output in float64, and each input's mean and unbiased variance."""
     rows, _, frames = inputs[0].x.shape
     keep = torch.ones(rows, 1, frames).double() if is_padding is None else (~is_padding).double()
     counted = keep if excludes else torch.ones_like(keep)
-    total, statistics = torch.zeros(()).double(), []
+    total, statistics = torch.zeros(()).double() if added is None else added.double(), []
     for x, weight, bias, _ in inputs:
         count = counted.sum()
         mean = (x.double() * counted).sum((0, 2)) / count
@@ -65,27 +65,33 @@ def expected_of(
 
 
 CASES = {
-    "one input, padding left out": (2, 29, 17, 1, True, True),
-    "padding counted": (2, 16, 9, 1, False, True),
-    "no padding, two blocks of channels": (1, 130, 5, 1, True, False),
-    "residuals": (2, 16, 21, 3, True, True),
-    "residuals of NVIDIA's last block": (1, 16, 6, 11, False, True),
+    "one input, padding left out": (2, 29, 17, 1, False, True, True),
+    "padding counted": (2, 16, 9, 1, False, False, True),
+    "no padding, two blocks of channels": (1, 130, 5, 1, False, True, False),
+    "residuals": (2, 16, 21, 3, False, True, True),
+    "residuals of NVIDIA's last block": (1, 16, 6, 11, False, False, True),
+    "residuals as one": (2, 29, 21, 1, True, True, True),
+    "residuals as one, padding counted": (2, 130, 5, 1, True, False, True),
+    "an addend of several inputs": (1, 16, 9, 2, True, False, False),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_values_statistics_and_gradients_are_those_of_float64(case: str, triton_interpreter: None) -> None:
-    rows, channels, frames, num, excludes, padded = CASES[case]
+    rows, channels, frames, num, adds, excludes, padded = CASES[case]
     torch.manual_seed(0)
     inputs = random_inputs(rows, channels, frames, num=num)
+    added = frame_by_frame(rows, channels, frames, seed=num) if adds else None
     is_padding = padding_of_half(rows, frames) if padded else None
-    y = norm_relu_dropout(inputs, is_padding=is_padding, num_dropped=0, eps=EPS, excludes_padding=excludes, seed=SEED)
-    expected, statistics = expected_of(inputs, is_padding, excludes=excludes and padded)
+    y = norm_relu_dropout(
+        inputs, added=added, is_padding=is_padding, num_dropped=0, eps=EPS, excludes_padding=excludes, seed=SEED
+    )
+    expected, statistics = expected_of(inputs, is_padding, excludes=excludes and padded, added=added)
     torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
     assert is_frame_by_frame(y)
     for ours, theirs in zip([total for one in inputs for total in one.sums or ()], statistics, strict=True):
         torch.testing.assert_close(ours.double(), theirs, atol=1e-5, rtol=1e-5)
-    wanted = [tensor for one in inputs for tensor in one[:3]]
+    wanted = [*(tensor for one in inputs for tensor in one[:3]), *([] if added is None else [added])]
     grad_y = torch.randn_like(y)
     ours = torch.autograd.grad(y, wanted, grad_y.contiguous())
     for got, exact in zip(ours, torch.autograd.grad(expected, wanted, grad_y.double()), strict=True):
@@ -140,9 +146,10 @@ def relative(residual: str, batch_norm_padding: str) -> Jasper:
     return model
 
 
-def figures_of(model: Jasper, method: str, *, device: str = "cpu") -> list[Tensor]:
+def figures_of(model: Jasper, method: str, *, residuals: str = "separate", device: str = "cpu") -> list[Tensor]:
     """Log-probs of utterances, gradients, and what batch norm has collected."""
     set_normalization(model, method)
+    set_residuals(model, residuals)
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     for norm in norms:
         norm.mean_sum.zero_()
@@ -160,14 +167,15 @@ def figures_of(model: Jasper, method: str, *, device: str = "cpu") -> list[Tenso
 
 
 @pytest.mark.parametrize("batch_norm_padding", ["include", "exclude"])
-@pytest.mark.parametrize("residual", ["dense", "plain"])
+@pytest.mark.parametrize(("residual", "residuals"), [("dense", "separate"), ("dense", "folded"), ("plain", "folded")])
 def test_a_model_computes_the_same_as_by_torch(
-    residual: str, batch_norm_padding: str, triton_interpreter: None
+    residual: str, residuals: str, batch_norm_padding: str, triton_interpreter: None
 ) -> None:
     model = relative(residual, batch_norm_padding)
+    expected = figures_of(model, "torch", residuals="separate")
     for recomputes in (False, True):
         model.encoder.recomputes = recomputes
-        for ours, theirs in zip(figures_of(model, "triton"), figures_of(model, "torch"), strict=True):
+        for ours, theirs in zip(figures_of(model, "triton", residuals=residuals), expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
@@ -179,17 +187,18 @@ def test_there_is_no_other_method() -> None:
 COMPILE = """
 import re
 from jasper_ray.model import norm_kernels as kernels
-halves = dict.fromkeys(("x", "y", "grad_y"), "*bf16") | dict.fromkeys(("xs", "grad_xs"), ("*bf16", "*bf16"))
+halves = dict.fromkeys(("x", "y", "grad_y", "grad_added"), "*bf16")
+halves |= dict.fromkeys(("xs", "grad_xs"), ("*bf16", "*bf16"))
 numbers = dict.fromkeys(("num_frames", "frames_each", "num_parts", "stream"), "i32")
 known = halves | numbers | {"scale": "fp32", "eps": "fp32", "is_padding": "*u8", "seed": "*i64"}
 shape = {"NUM_CHANNELS": 640, "CHANNELS": 128, "FRAMES": 8}
 for kernel, constants in (
     (kernels.statistics_kernel, {**shape, "EXCLUDES": True, "GROUPS": 4}),
     (kernels.combine_kernel, {"NUM_CHANNELS": 640, "CHANNELS": 16, "COLLECTS": True, "PARTS": 256}),
-    (kernels.forward_kernel, {**shape, "NUM": 2, "MASKS": True, "DROPPED": 13107, "GROUPS": 4}),
+    (kernels.forward_kernel, {**shape, "NUM": 2, "NUM_NORMS": 1, "MASKS": True, "DROPPED": 13107, "GROUPS": 4}),
     (kernels.reduce_kernel, {**shape, "NUM": 2, "GROUPS": 4}),
     (kernels.sum_kernel, {"NUM": 2, "NUM_CHANNELS": 640, "CHANNELS": 16, "PARTS": 256}),
-    (kernels.backward_kernel, {**shape, "NUM": 2, "EXCLUDES": True}),
+    (kernels.backward_kernel, {**shape, "NUM": 2, "EXCLUDES": True, "ADDS": True}),
 ):
     asm = compiled(kernel, constants, known, default="*fp32").asm
     assert not re.search(r"\\b(red|atom)\\.", asm["ptx"])
@@ -207,12 +216,17 @@ def test_the_kernels_compile_for_nvidias_gpus_without_atomic_sums(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("batch_norm_padding", ["include", "exclude"])
-def test_a_model_on_a_gpu_computes_the_same_as_by_torch_and_equal_bits_every_time(batch_norm_padding: str) -> None:
+@pytest.mark.parametrize("residuals", ["separate", "folded"])
+def test_a_model_on_a_gpu_computes_the_same_as_by_torch_and_equal_bits_every_time(
+    residuals: str, batch_norm_padding: str
+) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     pytest.importorskip("triton", reason=NO_TRITON)
     model = relative("dense", batch_norm_padding).cuda()
-    ours, again, theirs = (figures_of(model, method, device="cuda") for method in ("triton", "triton", "torch"))
+    ours, again, theirs = (
+        figures_of(model, method, residuals=residuals, device="cuda") for method in ("triton", "triton", "torch")
+    )
     for one, same, other in zip(ours, again, theirs, strict=True):
         assert torch.equal(one, same)
         torch.testing.assert_close(one, other, atol=2e-3, rtol=2e-2)

@@ -182,6 +182,21 @@ def test_there_are_never_more_graphs_than_the_limit() -> None:
     assert passes.num_graphs == MAX_GRAPHS
 
 
+def test_gradients_of_several_losses_add_up_wherever_they_lie_in_memory() -> None:
+    model = torch.nn.ModuleDict({"used": torch.nn.Linear(3, 5), "unused": torch.nn.Linear(2, 2)})
+    flat = FlatGradients(model.parameters())
+    flat.zero()
+    inputs = torch.randn(2, 4, 3)
+    for x in inputs:  # the gradient of a transposed weight lies in memory transposed
+        flat.add_gradients_of((x @ model["used"].weight.T.contiguous() + model["used"].bias).square().sum())
+    ours = [parameter.grad.clone() for parameter in model["used"].parameters()]
+    assert all(float(parameter.grad.abs().sum()) == 0 for parameter in model["unused"].parameters())
+    model.zero_grad(set_to_none=True)
+    sum(model["used"](x).square().sum() for x in inputs).backward()
+    for got, parameter in zip(ours, model["used"].parameters(), strict=True):
+        torch.testing.assert_close(got, parameter.grad)
+
+
 def test_gradients_lie_side_by_side_and_what_does_not_learn_has_none() -> None:
     model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
     model[0].requires_grad_(False)
