@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd import DeviceType
@@ -13,9 +13,15 @@ PRODUCTS = (
     "mkldnn_linear",
 )  # fmt: skip
 """Operators that are a convolution, or the products that one is computed by."""
-PRODUCT_KERNELS = ("xmma", "cutlass", "nvjet", "gemm", "conv", "splitk", "lay_out_kernel", "take_back_kernel")
+PRODUCT_KERNELS = (
+    "xmma", "cutlass", "nvjet", "gemm", "conv", "splitk",
+    "lay_out_kernel", "take_back_kernel", "to_factors_kernel", "from_factors_kernel",
+)  # fmt: skip
 """Parts of the names of the kernels that compute them on a GPU, where a graph has no operators: those of cuDNN and
-cuBLAS, and ours that bring frames into the tiles of a convolution and back, as cuDNN's own do."""
+cuBLAS, and ours that bring frames into the tiles of a convolution and back, as cuDNN's own do, and its weights."""
+NUM_LISTED = 25
+NAME = 100
+"""Letters of a kernel's name that are told; those of templates have hundreds."""
 MARK = re.compile(r"[\w.]+#[\w.]+")
 """What names a step of the profiler, or of an optimizer; kernels whose source is a lambda have a number sign too."""
 NO_CONVOLUTION = ("ctc", "Backward0", "ConvolutionBackward")  # nodes of autograd hold operators, and do nothing
@@ -30,9 +36,9 @@ def step_shares(run: Callable[[int], object], *, steps: int, device: torch.devic
         device: Where steps are computed.
 
     Returns:
-        `outside_convolutions`, a share of the time that operators take on the device; on a GPU `device_idle`, the share
-        of these steps in which no kernel runs because the host has not come to it, or waits (the profiler slows the
-        host); null on a CPU.
+        `outside_convolutions`, a share of the time that operators take on the device; `kernels`, those that take most
+        of it. On a GPU `device_idle`, the share of these steps in which no kernel runs because the host has not come to
+        it, or waits (the profiler slows the host), and `gaps`, between which kernels that is; null and none on a CPU.
     """
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
@@ -43,17 +49,52 @@ def step_shares(run: Callable[[int], object], *, steps: int, device: torch.devic
             torch.cuda.synchronize(device)
     events = profiled.key_averages()
     if on_gpu:
-        times_us = {event.key: event.self_device_time_total for event in events if is_kernel(event)}
+        events = [event for event in events if is_kernel(event)]
+        times_us = {event.key: event.self_device_time_total for event in events}
     else:
         times_us = {event.key: event.self_cpu_time_total for event in events}
+    counts = {event.key: event.count for event in events}
+    longest = sorted(times_us, key=times_us.__getitem__, reverse=True)[:NUM_LISTED]
     belongs = is_product_kernel if on_gpu else is_product
     total_us = sum(times_us.values())
     products_us = sum(time_us for name, time_us in times_us.items() if belongs(name))
-    ranges = [(event.time_range.start, event.time_range.end) for event in profiled.events() or () if is_kernel(event)]
+    spans = [
+        Span(event.time_range.start, event.time_range.end, event.name)
+        for event in profiled.events() or ()
+        if is_kernel(event)
+    ]
     return {
         "outside_convolutions": 1 - products_us / total_us if total_us else None,
-        "device_idle": idle_share(ranges),
+        "device_idle": idle_share([(span.start_us, span.end_us) for span in spans]),
+        "kernels": [
+            {"name": name[:NAME], "ms": times_us[name] / 1e3 / steps, "calls": counts[name] / steps} for name in longest
+        ],
+        "gaps": [
+            {"after": after[:NAME], "before": before[:NAME], "ms": gap_us / 1e3 / steps, "count": count / steps}
+            for (after, before), (gap_us, count) in longest_gaps(spans)
+        ],
     }
+
+
+class Span(NamedTuple):
+    """A kernel's run."""
+
+    start_us: float
+    end_us: float
+    name: str
+
+
+def longest_gaps(spans: list[Span]) -> list[tuple[tuple[str, str], tuple[float, int]]]:
+    """Of what kernel to what kernel nothing runs the longest: microseconds in all, and how often."""
+    found: dict[tuple[str, str], tuple[float, int]] = {}
+    last: Span | None = None
+    for span in sorted(spans):
+        if last is not None and span.start_us > last.end_us:
+            total_us, count = found.get((last.name, span.name), (0.0, 0))
+            found[last.name, span.name] = (total_us + span.start_us - last.end_us, count + 1)
+        if last is None or span.end_us > last.end_us:
+            last = span
+    return sorted(found.items(), key=lambda item: item[1], reverse=True)[:NUM_LISTED]
 
 
 def idle_share(ranges: list[tuple[float, float]]) -> float | None:

@@ -28,7 +28,7 @@ from jasper_ray.errors import ConfigError
 from jasper_ray.model.arithmetic import step_flops
 from jasper_ray.model.bundle import build_model
 from jasper_ray.model.convolution import METHODS, Method, set_convolution_method
-from jasper_ray.model.jasper import NORMALIZATIONS, Jasper, Normalization
+from jasper_ray.model.jasper import NORMALIZATIONS, RESIDUALS, Jasper, Normalization, Residuals, set_residuals
 from jasper_ray.text.alphabet import Alphabet
 from jasper_ray.training.ema import WeightAverage
 from jasper_ray.training.figures import PendingStep, read_steps
@@ -65,6 +65,8 @@ class Case:
     """Who computes the loss."""
     normalization: Normalization = "auto"
     """Who computes what lies between convolutions."""
+    residuals: Residuals = "separate"
+    """How dense residuals are computed."""
     cuda_graphs: bool | None = None
     """`training.cuda_graphs`."""
 
@@ -76,6 +78,8 @@ class Case:
             parts.append(f"CTC in {self.ctc}")
         if self.normalization != "auto":
             parts.append(f"norms in {self.normalization}")
+        if self.residuals != "separate":
+            parts.append(f"residuals {self.residuals}")
         if self.cuda_graphs is not None:
             parts.append("graphs" if self.cuda_graphs else "no graphs")
         return ", ".join(parts)
@@ -131,6 +135,7 @@ def _describe(case: Case, measured: Mapping[str, Any], num_devices: int) -> dict
         "convolution": case.method,
         "ctc": case.ctc,
         "normalization": case.normalization,
+        "residuals": case.residuals,
         "cuda_graphs": measured["cuda_graphs"],
         "step_s": {"mean": statistics.fmean(seconds), **percentiles(seconds)},
         "queued_step_s": measured["queued_step_s"],
@@ -140,6 +145,8 @@ def _describe(case: Case, measured: Mapping[str, Any], num_devices: int) -> dict
         "utilisation": flops * per_s / measured["device_flop_per_s"],
         "outside_convolutions": measured["outside_convolutions"],
         "device_idle": measured["device_idle"],
+        "kernels": measured["kernels"],
+        "gaps": measured["gaps"],
         "peak_memory_gb": measured["peak_memory_gb"],
     }
 
@@ -215,6 +222,7 @@ def make_case_model(case: Case) -> Jasper:
     config = case.model.model_copy(update={"batch_norm_padding": "exclude"}) if case.packed else case.model
     model = build_model(config, FEATURES, TEXT)
     set_convolution_method(model, case.method)
+    set_residuals(model, case.residuals)
     return model
 
 
@@ -240,7 +248,11 @@ class CaseStep:
             WeightAverage(model, decay=case.ema_decay) if case.ema_decay else None,
             world=world,
             config=TrainingConfig(
-                precision=case.precision, ctc=case.ctc, normalization=case.normalization, cuda_graphs=case.cuda_graphs
+                precision=case.precision,
+                ctc=case.ctc,
+                normalization=case.normalization,
+                residuals=case.residuals,
+                cuda_graphs=case.cuda_graphs,
             ),
             blank=BLANK,
             seed=0,
@@ -302,6 +314,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normalizations", nargs="+", choices=NORMALIZATIONS, default=["auto"], help="training.normalization (auto)"
     )
+    parser.add_argument(
+        "--residuals", nargs="+", choices=RESIDUALS, default=["separate"], help="training.residuals (separate)"
+    )
     parser.add_argument("--steps", type=int, default=20, help="timed steps, or rounds of --peers (default 20)")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a CPU device (default 1)")
@@ -331,11 +346,20 @@ def cases_of(arguments: argparse.Namespace) -> tuple[Case, ...]:
     if arguments.packed is not None and not (arguments.peers or arguments.layer):
         kinds.append(replace(first, seconds=arguments.packed, packed=True))
     return tuple(
-        replace(kind, batch_size=batch_size, precision=precision, method=method, ctc=ctc, normalization=normalization)
+        replace(
+            kind,
+            batch_size=batch_size,
+            precision=precision,
+            method=method,
+            ctc=ctc,
+            normalization=normalization,
+            residuals=residuals,
+        )
         for batch_size in arguments.batch_sizes
         for precision in arguments.precisions
         for method in arguments.methods
         for ctc in arguments.ctc
         for normalization in arguments.normalizations
+        for residuals in arguments.residuals
         for kind in kinds
     )

@@ -12,7 +12,7 @@ from jasper_ray.config.model import ModelConfig
 from jasper_ray.errors import ConfigError
 from jasper_ray.model.arithmetic import forward_flops, step_flops
 from jasper_ray.model.jasper import Jasper, num_parameters
-from jobs.benchmarks.profile import idle_share, is_kernel, is_product, is_product_kernel
+from jobs.benchmarks.profile import Span, idle_share, is_kernel, is_product, is_product_kernel, longest_gaps
 from jobs.benchmarks.training import (
     TrainingBenchmark,
     add_arguments,
@@ -167,3 +167,16 @@ def test_what_the_host_marks_on_a_gpus_time_line_is_no_kernel_and_a_kernel_made_
 def test_idle_is_the_time_between_kernels_wherever_they_overlap() -> None:
     assert idle_share([(0.0, 4.0), (3.0, 5.0), (6.0, 10.0), (7.0, 8.0)]) == pytest.approx(0.1)
     assert idle_share([]) is None
+
+
+def test_gaps_are_told_by_the_kernels_around_them_the_longest_first() -> None:
+    spans = [
+        Span(0, 2, "a"),
+        Span(3, 4, "b"),
+        Span(3.5, 8, "a"),
+        Span(8, 9, "b"),
+        Span(11, 12, "c"),
+        Span(12.5, 13, "c"),
+    ]
+    assert longest_gaps(spans) == [(("b", "c"), (2, 1)), (("a", "b"), (1, 1)), (("c", "c"), (0.5, 1))]
+    assert longest_gaps([]) == []
