@@ -161,10 +161,14 @@ class _Factors:
         """Of the transforms before and behind."""
         return into, back
 
-    def __call__(self, spectra: Tensor, scratch: Scratch) -> Tensor:
-        """`(tiles, rows, C)` to `(tiles, rows, C')`."""
-        tiles, rows, inputs = spectra.shape
-        by_row = scratch.buffer("spectra by row", rows, tiles, inputs).copy_(spectra.transpose(0, 1))
+    def __call__(self, into: Tensor, frames: Tensor, scratch: Scratch) -> Tensor:
+        """`(tiles, rows, C')` products, with the matrix of `(tiles, rows, tile)` and of frames `(tiles, tile, C)`."""
+        (tiles, rows, _), inputs = into.shape, frames.shape[2]
+        by_row = scratch.buffer("spectra by row", rows, tiles, inputs)
+        if frames.dtype == torch.float32:
+            torch.bmm(into, frames, out=by_row.transpose(0, 1))
+        else:  # oneDNN, which multiplies halves, writes no matrix with gaps between its rows
+            by_row.copy_(torch.bmm(into, frames, out=_spectra(into, frames, scratch)).transpose(0, 1))
         products = scratch.buffer("products", rows, tiles, self._factors.shape[2])
         return torch.bmm(by_row, self._factors, out=products).transpose(0, 1)
 
@@ -195,7 +199,8 @@ class _HalfFactors:
         into = torch.cat([first, torch.stack([real, imaginary], dim=1).flatten(0, 1), last])
         return into, torch.cat([first_, pairs_.flatten(0, 1), last_]).T.contiguous()
 
-    def __call__(self, spectra: Tensor, scratch: Scratch) -> Tensor:
+    def __call__(self, into: Tensor, frames: Tensor, scratch: Scratch) -> Tensor:
+        spectra = torch.bmm(into, frames, out=_spectra(into, frames, scratch))
         multiply = torch.ops.quantized.linear_dynamic_fp16
         products = scratch.buffer("products", *spectra.shape[:2], self._outputs)
         rows, results, packed = spectra.unbind(1), products.unbind(1), iter(self._packed)
@@ -208,6 +213,11 @@ class _HalfFactors:
         for weight in packed:  # the highest frequency, if the tile's frames are even
             results[-1].copy_(multiply(rows[-1], weight))
         return products
+
+
+def _spectra(into: Tensor, frames: Tensor, scratch: Scratch) -> Tensor:
+    """Room for the products of a matrix with each tile."""
+    return scratch.buffer("spectra", len(into), into.shape[1], frames.shape[2])
 
 
 class _InTiles:
@@ -239,8 +249,7 @@ class _InTiles:
         pitch = x.stride(0)
         first = x.storage_offset() + (rows.lead - self.reach) * pitch
         tiles = x.as_strided((num_tiles, self._tile, x.shape[1]), (self.hop * pitch, pitch, 1), first)
-        spectra = scratch.buffer("spectra", num_tiles, into.shape[1], x.shape[1])
-        products = self._factors(torch.bmm(into, tiles, out=spectra), scratch)
+        products = self._factors(into, tiles, scratch)
         shape, end = (num_tiles, self.hop, out.shape[1]), num_tiles * self.hop
         start = start.expand(shape) if start.dim() == 1 else start[:end].view(shape)
         torch.baddbmm(start, back, products, out=out[:end].view(shape))
