@@ -29,8 +29,8 @@ serve: setup  ## serve the demo's bundle until Ctrl-C
 monitor: setup  ## Prometheus (and Grafana where installed) against this machine's Ray cluster, until Ctrl-C
 	$(BIN)/python -m jobs.monitor
 
-test: setup
-	$(BIN)/python -m pytest
+test: setup  ## tests; one that hangs for ten minutes ends them, with the stack of every thread
+	$(BIN)/python -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 test-slow: setup  ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
