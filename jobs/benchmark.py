@@ -83,7 +83,7 @@ def _train(arguments: argparse.Namespace) -> Mapping[str, Any]:
         None if arguments.peak_tflops is None else 1e12 * arguments.peak_tflops,
     )
     say = partial(console.print, markup=False, highlight=False)
-    return about | {"steps": measure_training(benchmark, say)}
+    return about | {"steps": measure_training(benchmark, say, arguments.rows)}
 
 
 def _about() -> dict[str, Any]:

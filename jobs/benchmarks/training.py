@@ -8,6 +8,7 @@ that nothing but the step is timed. Needs no Ray: processes are torch's own.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -101,8 +102,10 @@ class TrainingBenchmark:
     """What utilisation is a share of; None measures it."""
 
 
-def measure_training(benchmark: TrainingBenchmark, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row of figures for every case on every number of devices."""
+def measure_training(
+    benchmark: TrainingBenchmark, say: Callable[[str], None], rows_file: Path | None = None
+) -> list[dict[str, Any]]:
+    """A row of figures for every case and number of devices; each is appended at once to a file, if there is one."""
     rows: list[dict[str, Any]] = []
     for case in benchmark.cases:
         alone: float | None = None
@@ -111,6 +114,9 @@ def measure_training(benchmark: TrainingBenchmark, say: Callable[[str], None]) -
             alone = figures["sequences_per_s"] / num_devices if alone is None else alone
             figures["weak_scaling"] = figures["sequences_per_s"] / (num_devices * alone)
             rows.append(figures)
+            if rows_file is not None:
+                with rows_file.open("a") as stream:
+                    print(json.dumps(figures), file=stream)
             say(
                 f"{num_devices} x {case.batch_size} x {case.seconds:g} s, {case.name}:"
                 f" {1e3 * figures['queued_step_s']:,.0f} ms, {figures['sequences_per_s']:.2f} sequences/s,"
@@ -317,6 +323,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--residuals", nargs="+", choices=RESIDUALS, default=["separate"], help="training.residuals (separate)"
     )
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="append each case's figures to it once measured")
     parser.add_argument("--steps", type=int, default=20, help="timed steps, or rounds of --peers (default 20)")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a CPU device (default 1)")

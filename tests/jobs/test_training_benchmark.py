@@ -1,7 +1,9 @@
 """The training benchmark, small: its arithmetic, its figures, and what it says beside the yardstick."""
 
 import argparse
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -77,10 +79,14 @@ def test_a_wrong_argument_is_named(words: tuple[str, ...], key: str) -> None:
         cases_of(arguments(*words))
 
 
-def test_steps_are_measured_with_their_rate_and_utilisation() -> None:
+def test_steps_are_measured_with_their_rate_and_utilisation(tmp_path: Path) -> None:
     benchmark = TrainingBenchmark((SMALL,), (1,), steps=2, warmup=1, threads=1, device="cpu")
     said: list[str] = []
-    (row,) = measure_training(benchmark, said.append)
+    (row,) = measure_training(benchmark, said.append, tmp_path / "rows")
+    assert [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()] == [row]
+    names = [one["name"] for one in row["kernels"]]
+    assert "aten::mkldnn_convolution" in names and row["gaps"] == []
+    assert row["kernels"] == sorted(row["kernels"], key=lambda one: one["ms"], reverse=True)
     assert row["sequences_per_s"] == pytest.approx(2 / row["queued_step_s"])
     assert 0 < row["outside_convolutions"] < 1 and row["device_idle"] is None
     assert row["utilisation"] == pytest.approx(row["flop_per_s"] / row["device_flop_per_s"])
