@@ -97,6 +97,14 @@ def _about() -> dict[str, Any]:
 
 def _inference(arguments: argparse.Namespace) -> Mapping[str, Any]:
     say = partial(console.print, markup=False, highlight=False)
+    if arguments.layer:
+        from jobs.benchmarks.inference_layer import measure_inference_layer
+
+        settings = {"rounds": arguments.steps, "threads": arguments.threads, "hops": arguments.hops}
+        layers = [
+            measure_inference_layer(*layer, precisions=arguments.precisions, **settings) for layer in arguments.layer
+        ]
+        return {**_about(), "layers": layers}
     return {**_about(), **measure_inference(inference_benchmark_of(arguments), say)}
 
 

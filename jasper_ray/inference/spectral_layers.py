@@ -129,11 +129,11 @@ def convolution(conv: FoldedConv, dtype: torch.dtype, half_weights: bool) -> Con
     if conv.kernel == 1 and conv.groups == 1:
         return _Pointwise(conv, dtype)
     if not in_frequencies(conv, dtype):
-        return _Direct(conv, dtype)
+        return DirectSum(conv, dtype)
     if half_weights and min(conv.weight.shape[:2]) >= HALF_CHANNELS:
-        tiles = _InTiles(conv.weight, HALF_HOP, dtype, _HalfFactors)
+        tiles = InTiles(conv.weight, HALF_HOP, dtype, HalfFactors)
     else:
-        tiles = _InTiles(conv.weight, HOP, dtype, _Factors)
+        tiles = InTiles(conv.weight, HOP, dtype, Factors)
     return tiles if conv.dilation == 1 else _Dilated(tiles, conv.dilation, conv.weight.shape[0])
 
 
@@ -145,8 +145,8 @@ class _Pointwise:
         torch.addmm(start, scratch.rows.inner(x), self._weight, out=out)
 
 
-class _Factors:
-    """The product for each row of spectra.
+class Factors:
+    """The products of a layer, one for each row of spectra.
 
     Args:
         factors: `(rows, C, C')`, some rows at a time.
@@ -173,7 +173,7 @@ class _Factors:
         return torch.bmm(by_row, self._factors, out=products).transpose(0, 1)
 
 
-class _HalfFactors:
+class HalfFactors:
     """The same, of float32 with weights in float16, laid out for FBGEMM.
 
     It takes one row at a time, so the sums that make three products of a complex one are made here, where the row is
@@ -200,6 +200,7 @@ class _HalfFactors:
         return into, torch.cat([first_, pairs_.flatten(0, 1), last_]).T.contiguous()
 
     def __call__(self, into: Tensor, frames: Tensor, scratch: Scratch) -> Tensor:
+        """As `Factors`."""
         spectra = torch.bmm(into, frames, out=_spectra(into, frames, scratch))
         multiply = torch.ops.quantized.linear_dynamic_fp16
         products = scratch.buffer("products", *spectra.shape[:2], self._outputs)
@@ -220,7 +221,7 @@ def _spectra(into: Tensor, frames: Tensor, scratch: Scratch) -> Tensor:
     return scratch.buffer("spectra", len(into), into.shape[1], frames.shape[2])
 
 
-class _InTiles:
+class InTiles:
     """A convolution without a dilation.
 
     Args:
@@ -230,7 +231,7 @@ class _InTiles:
         hold: How the transformed weights are held.
     """
 
-    def __init__(self, weight: Tensor, hop: int, dtype: torch.dtype, hold: type[_Factors] | type[_HalfFactors]) -> None:
+    def __init__(self, weight: Tensor, hop: int, dtype: torch.dtype, hold: type[Factors] | type[HalfFactors]) -> None:
         outputs, inputs, kernel = weight.shape
         self.hop, self.reach, self._tile = hop, kernel // 2, hop + kernel - 1
         # A power of two near the largest weight: float16 has few digits for small numbers.
@@ -243,6 +244,7 @@ class _InTiles:
         self._factors = hold(((rows @ by_tap).view(-1, inputs, outputs) for rows in taps), dtype)
 
     def __call__(self, x: Tensor, start: Tensor, scratch: Scratch, out: Tensor) -> None:
+        """See `Convolve`."""
         rows = scratch.rows
         num_tiles = rows.num_tiles(self.hop)
         into, back = (matrix.expand(num_tiles, -1, -1) for matrix in (self._into, self._back))
@@ -258,7 +260,7 @@ class _InTiles:
 class _Dilated:
     """Frames that a dilated kernel sees together are laid side by side first, as rows of their own."""
 
-    def __init__(self, tiles: "_InTiles", dilation: int, outputs: int) -> None:
+    def __init__(self, tiles: InTiles, dilation: int, outputs: int) -> None:
         self._tiles, self._dilation, self._outputs = tiles, dilation, outputs
 
     def __call__(self, x: Tensor, start: Tensor, scratch: Scratch, out: Tensor) -> None:
@@ -282,12 +284,15 @@ class _Dilated:
             torch.add(by_phase[:, phase, : part.shape[1]], added, out=part)
 
 
-class _Direct:
+class DirectSum:
+    """A convolution as torch computes it, channels last."""
+
     def __init__(self, conv: FoldedConv, dtype: torch.dtype) -> None:
         self._conv = conv
         self._weight = conv.weight.to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
     def __call__(self, x: Tensor, start: Tensor, scratch: Scratch, out: Tensor) -> None:
+        """See `Convolve`."""
         rows = scratch.rows
         picture = rows.by_row(rows.inner(x)).unsqueeze(1).permute(0, 3, 1, 2)
         conv = self._conv

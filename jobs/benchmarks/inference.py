@@ -232,6 +232,11 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a CPU (default 1)")
     parser.add_argument("--peers", action="store_true", help="in turn with NVIDIA's computation in plain PyTorch")
     parser.add_argument("--openvino", action="store_true", help="in turn with OpenVINO, where it is installed")
+    parser.add_argument(
+        "--layer", type=int, nargs=4, action="append", metavar=("C", "K", "ROWS", "FRAMES"), default=[],
+        help="layers instead, on a CPU, by the direct sum and by tiles of --hops output frames; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--hops", type=int, nargs="+", default=[24, 48], help="(default 24 48)")
 
 
 def inference_benchmark_of(arguments: argparse.Namespace) -> InferenceBenchmark:
