@@ -302,7 +302,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=sizes, help=f"per device (default {sizes})")
     parser.add_argument(
         "--packed", type=float, nargs="?", const=12.3, metavar="MEAN_S",
-        help="also packed rows, with as many utterances of this mean as fill them (12.3; a GPU's default)",
+        help="also packed rows, with as many utterances of this mean as fill them (12.3; a GPU's default; 0: none)",
         default=12.3 if on_gpu else None,
     )  # fmt: skip
     parser.add_argument("--peak-tflops", type=float, help="utilisation is a share of this (default: what is measured)")
@@ -350,7 +350,7 @@ def cases_of(arguments: argparse.Namespace) -> tuple[Case, ...]:
     graphs = GRAPHS[arguments.cuda_graphs]
     first = Case(model, arguments.batch_sizes[0], arguments.seconds, cuda_graphs=graphs)
     kinds = [first]
-    if arguments.packed is not None and not (arguments.peers or arguments.layer):
+    if arguments.packed and not (arguments.peers or arguments.layer):
         kinds.append(replace(first, seconds=arguments.packed, packed=True))
     return tuple(
         replace(

@@ -64,6 +64,8 @@ def test_the_command_line_gives_every_combination_in_a_fixed_order() -> None:
         (2, "fp32, auto"),
         (2, "fp32, conv1d"),
     ]
+    assert len(cases_of(arguments("--packed", "--precisions", "bf16"))) == 2
+    assert len(cases_of(arguments("--packed", "0", "--precisions", "bf16"))) == 1
     assert len(cases) == 8 and {case.seconds for case in cases} == {16.7}
 
 
