@@ -56,6 +56,14 @@ def test_a_static_graph_learns_the_same_where_each_worker_has_one_microbatch(ton
         tone_config(tones, tmp_path, "training.gradients.static_graph=true", "cluster.num_workers=2")
 
 
+def test_two_workers_with_folded_residuals_learn_what_one_learns_with_branches(tones: Path, tmp_path: Path) -> None:
+    blocks = [{"filters": 24, "kernel": 11, "stride": 2}, *[{"filters": 24, "kernel": 7, "residual": "dense"}] * 3]
+    shared = [f"model.blocks={json.dumps([{**block, 'dropout': 0.1} for block in blocks])}"]
+    one = losses(tones, tmp_path / "one", *shared, workers=1)
+    folded = losses(tones, tmp_path / "folded", *shared, "training.residuals=folded")
+    assert folded == pytest.approx(one, rel=1e-3) and folded != one
+
+
 def test_one_worker_exchanges_nothing() -> None:
     model = torch.nn.Linear(2, 2)
     assert exchanging_gradients(model, World(), GradientsConfig()) is model
