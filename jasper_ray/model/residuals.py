@@ -129,7 +129,8 @@ class _Fold(torch.autograd.Function):
             count = weights.new_full((), len(values)) if given.num_valid is None else given.num_valid.to(weights)
             count = count.clamp(min=1.0)
             mean = values.sum(0, dtype=weights.dtype) / count
-            covariance = torch.addmm(_square(rows, weights.dtype) / count, mean[:, None], mean[None, :], alpha=-1)
+            # Not as a product, which TF32 would round: little may be left of a large second moment.
+            covariance = (_square(rows, weights.dtype) / count).addcmul_(mean[:, None], mean[None, :], value=-1)
             along = weights @ covariance
             var = (along * weights).sum(1).clamp_(min=0.0)
             deviation = (var + given.eps).rsqrt()
