@@ -43,18 +43,17 @@ class BatchNorm(nn.BatchNorm1d):
         bias = self.bias if shift is None else self.bias + shift
         if self.excludes_padding and padding is not None:
             y, mean, var = masked_batch_norm(x, self.weight, bias, padding, eps=self.eps)
-            self.collect(mean, var)
+            self._collect(mean, var)
             return y
         # With momentum 1 the "running" arguments come back as this micro-batch's mean and unbiased variance.
         mean, var = torch.zeros_like(self.mean_sum), torch.ones_like(self.var_sum)
         y = functional.batch_norm(
             as_picture(x), mean, var, self.weight, bias, training=True, momentum=1.0, eps=self.eps
         )
-        self.collect(mean, var)
+        self._collect(mean, var)
         return like(y, x)
 
-    def collect(self, mean: Tensor, var: Tensor) -> None:
-        """Count a micro-batch's mean and unbiased variance, `(C,)` each, among the step's."""
+    def _collect(self, mean: Tensor, var: Tensor) -> None:
         if not is_recomputing():
             self.mean_sum += mean
             self.var_sum += var

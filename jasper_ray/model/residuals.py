@@ -68,9 +68,9 @@ class FoldedResiduals:
         begin, end = self._ends[position] - x.shape[1], self._ends[position]
         given = _Given(self._shared, begin, end, self._num_valid, branches[0].norm.eps)
         x, folded, shift, mean, var = _Fold.apply(x, weights, scales, given)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            for branch, *one in zip(branches, mean.split(outputs), var.split(outputs), strict=True):
-                branch.norm.collect(*one)
+        with torch.no_grad():  # all branches in two launches
+            torch._foreach_add_([branch.norm.mean_sum for branch in branches], list(mean.split(outputs)))
+            torch._foreach_add_([branch.norm.var_sum for branch in branches], list(var.split(outputs)))
         shift = shift + torch.cat([branch.norm.bias for branch in branches])
         self._pieces.append(list(zip(folded.split(outputs), shift.split(outputs), strict=True)))
         return x
