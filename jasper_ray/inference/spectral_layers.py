@@ -167,7 +167,7 @@ class Factors:
         by_row = scratch.buffer("spectra by row", rows, tiles, inputs)
         if frames.dtype == torch.float32:
             torch.bmm(into, frames, out=by_row.transpose(0, 1))
-        else:  # oneDNN, which multiplies halves, writes no matrix with gaps between its rows
+        else:  # with oneDNN, which multiplies halves, not measured otherwise
             by_row.copy_(torch.bmm(into, frames, out=_spectra(into, frames, scratch)).transpose(0, 1))
         products = scratch.buffer("products", rows, tiles, self._factors.shape[2])
         return torch.bmm(by_row, self._factors, out=products).transpose(0, 1)

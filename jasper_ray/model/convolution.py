@@ -69,7 +69,7 @@ class Convolution(nn.Conv1d):
             kernel=self.kernel_size[0],
             frames=x.shape[0] * x.shape[2] if self.training else None,
             device=x.device.type,
-            dtype=_dtype_of_products(x),
+            dtype=dtype_of_products(x),
             has_frequency_method=self.has_frequency_method,
         )
 
@@ -93,7 +93,7 @@ class Convolution(nn.Conv1d):
             tiling = Tiling.of(x.shape[2], **sizes, hop=HOP_OF_KERNEL * kernel)
         else:
             tiling = Tiling.for_tensor_cores(x.shape[2], **sizes, tile=gpu_tile(kernel))
-        factors = self.spectrum(self.weight, tiling, _dtype_of_products(x))
+        factors = self.spectrum(self.weight, tiling, dtype_of_products(x))
         return fourier_conv(x.transpose(1, 2), self.weight, factors, tiling).transpose(1, 2)
 
     def _channels_last(self, x: Tensor) -> Tensor:
@@ -111,7 +111,8 @@ class Convolution(nn.Conv1d):
         ).squeeze(2)
 
 
-def _dtype_of_products(x: Tensor) -> torch.dtype:
+def dtype_of_products(x: Tensor) -> torch.dtype:
+    """What a layer computes in: that of autocast, where it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 

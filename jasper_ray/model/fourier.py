@@ -213,7 +213,7 @@ def weight_factors(weight: Tensor, tiling: Tiling, dtype: torch.dtype) -> Tensor
     """`(rows, C', C)`, the transform of a `(C', C, k)` weight that tiles of any number share."""
     outputs, inputs, kernel = weight.shape
     taps = _matrices(tiling, dtype, weight.device).taps
-    if triton_runs(weight.device):
+    if _is_in_triton(taps):
         return fourier_triton.to_factors(weight.detach(), taps)
     if _is_exact_on_cpu(taps):
         factors = taps.new_empty(len(taps), outputs, inputs)
@@ -285,7 +285,7 @@ class _FourierConv(torch.autograd.Function):
 
 def _from_rows(by_row: Tensor, taps: Tensor, kernel: int, dtype: torch.dtype) -> Tensor:
     """`(rows, C', C)` gradients of the factors to `(C', C, kernel)` in `dtype`."""
-    if triton_runs(by_row.device):
+    if _is_in_triton(by_row):
         return fourier_triton.from_factors(by_row, taps, kernel=kernel, dtype=dtype)
     _, outputs, inputs = by_row.shape
     if by_row.device.type == "cpu" and not _is_exact_on_cpu(by_row):
@@ -293,6 +293,11 @@ def _from_rows(by_row: Tensor, taps: Tensor, kernel: int, dtype: torch.dtype) ->
     else:  # one product for each output channel: for one over all of them a GPU's library takes a slow way, and MKL
         grad = _to_frames(taps.T, by_row).transpose(1, 2)
     return grad[..., :kernel].to(dtype, memory_format=torch.contiguous_format)
+
+
+def _is_in_triton(x: Tensor) -> bool:
+    """Whether our kernels transform weights; they add up in float32."""
+    return x.dtype != torch.float64 and triton_runs(x.device)
 
 
 def _is_exact_on_cpu(x: Tensor) -> bool:

@@ -185,6 +185,14 @@ def _drawn(seed, stream, tile, channels, NUM_CHANNELS: tl.constexpr):
     return _random_words(tl.load(seed), stream, frames[:, None] * NUM_CHANNELS + channels[None, :] + zeros.to(tl.int32))
 
 
+@triton.jit
+def _normalised(values, norm, channels, there, NUM_CHANNELS: tl.constexpr):
+    """Values by scale and shift of one of the `norms`."""
+    factor = tl.load(norm + 2 * NUM_CHANNELS + channels, mask=there, other=0.0)
+    shift = tl.load(norm + 3 * NUM_CHANNELS + channels, mask=there, other=0.0)
+    return values * factor[None, :] + shift[None, :]
+
+
 @triton.jit(do_not_specialize=["stream", "num_frames"])
 def forward_kernel(
     xs,
@@ -227,9 +235,7 @@ def forward_kernel(
             for i in tl.static_range(NUM):
                 term = inputs[i][group].to(tl.float32)
                 if i < NUM_NORMS:
-                    factor = tl.load(norms + (4 * i + 2) * NUM_CHANNELS + channels, mask=there, other=0.0)
-                    shift = tl.load(norms + (4 * i + 3) * NUM_CHANNELS + channels, mask=there, other=0.0)
-                    term = term * factor[None, :] + shift[None, :]
+                    term = _normalised(term, norms + 4 * i * NUM_CHANNELS, channels, there, NUM_CHANNELS)
                 if i == 0:
                     value = term
                 else:

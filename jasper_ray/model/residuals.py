@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from jasper_ray.model.batch_norm import BatchNorm
+from jasper_ray.model.convolution import dtype_of_products
 from jasper_ray.model.padding import Padding
 
 
@@ -61,7 +62,7 @@ class FoldedResiduals:
         if position == 0:
             num_rows, _, num_frames = x.shape
             self._shape = (num_rows, num_frames)
-            self._shared.begin(num_rows * num_frames, self._ends[-1], _dtype_of_products(x), x.device)
+            self._shared.begin(num_rows * num_frames, self._ends[-1], dtype_of_products(x), x.device)
         outputs = [branch.conv.out_channels for branch in branches]
         weights = torch.cat([branch.conv.weight for branch in branches]).squeeze(2)
         scales = torch.cat([branch.norm.weight for branch in branches])
@@ -212,11 +213,6 @@ def _square(rows: Tensor, dtype: torch.dtype) -> Tensor:
         return _square(rows.to(dtype), dtype)
     # Rows by themselves: a CPU's product rounds its result, and so errors of many cancel.
     return (rows.transpose(1, 2) @ rows).sum(0, dtype=dtype)
-
-
-def _dtype_of_products(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _exactly(x: Tensor) -> AbstractContextManager[None]:

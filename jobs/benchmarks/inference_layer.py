@@ -42,9 +42,6 @@ class PackedFactors(Factors):
         return products.transpose(0, 1)
 
 
-HOLDS: dict[str, type[Factors] | type[HalfFactors]] = {"bmm": Factors, "packed": PackedFactors}
-
-
 def measure_inference_layer(
     channels: int,
     kernel: int,
@@ -110,8 +107,10 @@ def measure_inference_layer(
 def _holds(precision: str) -> dict[str, type[Factors] | type[HalfFactors]]:
     if precision == "fp16":
         return {"FBGEMM": HalfFactors}
-    packs = precision == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return {name: hold for name, hold in HOLDS.items() if name != "packed" or packs}
+    packs = torch.backends.mkldnn.is_available() and (
+        precision == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    return {"bmm": Factors, "packed": PackedFactors} if packs else {"bmm": Factors}
 
 
 class _Layer:
