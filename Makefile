@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 TRITON_TESTS := tests/model/test_ctc_triton.py tests/model/test_norm_triton.py tests/model/test_triton_trial.py \
 	tests/model/test_fourier.py tests/training/test_step.py tests/training/test_novograd_triton.py \
-	tests/inference/test_epilogue.py tests/inference/test_fused.py tests/inference/test_split.py
+	tests/training/test_ema.py tests/inference/test_epilogue.py tests/inference/test_fused.py tests/inference/test_split.py
 
 .PHONY: setup demo test test-slow test-realpeer test-nodes test-triton nodes-down check lint bench bench-peers load serve monitor clean chaos
 

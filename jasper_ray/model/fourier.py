@@ -105,14 +105,15 @@ class Tiling(NamedTuple):
     ) -> Tensor:
         """`(R, T, C)` in `dtype` from tiles `(M, hop, C)`, which are overwritten; the first row begins at `lead`.
 
-        `behind` `(M, overlap, C)` is what each tile adds to the first frames of the next one; what the last one would
-        add belongs to no frame.
+        `behind` `(M, kernel - 1 or more, C)` is what each tile adds to the first frames of the next one, and beyond a
+        kernel's reach nothing; what the last one would add belongs to no frame.
         """
+        overlap = self.kernel - 1
         if triton_runs(tiles.device):
             sizes = {"num_rows": num_rows, "num_frames": num_frames, "dilation": self.dilation, "row": self.row}
-            return fourier_triton.take_back(tiles, behind, **sizes, lead=lead, dtype=dtype)
+            return fourier_triton.take_back(tiles, behind, **sizes, lead=lead, overlap=overlap, dtype=dtype)
         if behind is not None:
-            tiles[1:, : behind.shape[1]] += behind[:-1]
+            tiles[1:, :overlap] += behind[:-1, :overlap]
         channels = tiles.shape[2]
         shape = (num_rows, self.dilation, -(-num_frames // self.dilation), channels)
         strides = (self.dilation * self.row * channels, self.row * channels, channels, 1)
@@ -272,11 +273,11 @@ class _FourierConv(torch.autograd.Function):
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             products = torch.bmm(grads, factors)
-            overlap, lead = tiling.kernel - 1, tiling.kernel // 2
             own = _to_frames(matrices.into.T[: tiling.hop], products)
-            behind = _to_frames(matrices.into.T[tiling.hop : tiling.hop + overlap], products)
+            # All of the rest, which tensor cores take without a detour, though only a kernel's reach of it counts.
+            behind = _to_frames(matrices.into.T[tiling.hop :], products)
             sizes = {"num_rows": num_rows, "num_frames": num_frames}
-            grad_x = tiling.take_back(own, behind, **sizes, lead=lead, dtype=ctx.dtype)
+            grad_x = tiling.take_back(own, behind, **sizes, lead=tiling.kernel // 2, dtype=ctx.dtype)
         if ctx.needs_input_grad[1]:
             by_row = torch.bmm(grads.transpose(1, 2), spectra)
             grad_weight = _from_rows(by_row, matrices.taps, tiling.kernel, ctx.weight_dtype)

@@ -41,7 +41,7 @@ def lay_out_kernel(
     tl.store(target, values.to(axis.dtype.element_ty), mask=(numbers < num_axis)[:, None] & there)
 
 
-@triton.jit(do_not_specialize=["num_outputs", "num_frames", "row", "lead", "hop", "overlap"])
+@triton.jit(do_not_specialize=["num_outputs", "num_frames", "row", "lead", "hop", "overlap", "pitch"])
 def take_back_kernel(
     axis,
     behind,
@@ -53,6 +53,7 @@ def take_back_kernel(
     lead,
     hop,
     overlap,
+    pitch,
     DILATION: tl.constexpr,
     ADDS: tl.constexpr,
     FRAMES: tl.constexpr,
@@ -60,7 +61,7 @@ def take_back_kernel(
 ):
     """`y` `(R * T, C)` from an axis `(tiles * hop, C)` whose rows begin at `lead`.
 
-    With ADDS, a tile's first `overlap` frames are added to by those of the tile before, `behind` `(tiles, overlap, C)`.
+    With ADDS, a tile's first `overlap` frames are added to by those of the tile before, `behind` `(tiles, pitch, C)`.
     """
     numbers = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -73,7 +74,7 @@ def take_back_kernel(
         tiles = places // hop
         within = places - tiles * hop
         reached = ((tiles > 0) & (within < overlap))[:, None]
-        others = ((tiles - 1) * overlap + within).to(tl.int64)[:, None] * channels + columns[None, :]
+        others = ((tiles - 1) * pitch + within).to(tl.int64)[:, None] * channels + columns[None, :]
         added = tl.load(behind + others, mask=inside & reached, other=0.0)
         values = values.to(tl.float32) + added.to(tl.float32)
     target = y + numbers.to(tl.int64)[:, None] * channels + columns[None, :]

@@ -43,26 +43,29 @@ def take_back(
     dilation: int,
     row: int,
     lead: int,
+    overlap: int,
     dtype: torch.dtype,
 ) -> Tensor:
     """`(R, T, C)` from tiles `(M, hop, C)` whose first row begins at frame `lead`.
 
     Args:
         tiles: One behind the other, not strided.
-        behind: `(M, overlap, C)`, not strided: what each adds to the first frames of the next one; none: nothing.
+        behind: `(M, overlap or more, C)`, not strided: what each adds to the first frames of the next one; none:
+            nothing.
         num_rows: R.
         num_frames: T.
         dilation: Rows of the axis for each row of frames.
         row: Frames of the axis from one of its rows to the next.
         lead: Where they begin.
+        overlap: Frames of `behind` that count.
         dtype: Of the result.
     """
     _, hop, channels = tiles.shape
     assert tiles.is_contiguous() and (behind is None or behind.is_contiguous())
     y = tiles.new_empty((num_rows, num_frames, channels), dtype=dtype)
     grid, shape = _programs(num_rows * num_frames, channels)
-    overlap = 0 if behind is None else behind.shape[1]
-    sizes = (num_rows * num_frames, num_frames, channels, row, lead, hop, overlap)
+    pitch = 0 if behind is None else behind.shape[1]
+    sizes = (num_rows * num_frames, num_frames, channels, row, lead, hop, overlap, pitch)
     with torch.cuda.device_of(tiles):  # type: ignore[no-untyped-call]
         _kernels().take_back_kernel[grid](
             tiles, tiles if behind is None else behind, y, *sizes, DILATION=dilation, ADDS=behind is not None, **shape

@@ -1,7 +1,13 @@
 """Exponential moving average of the weights: what is evaluated and deployed."""
 
+import importlib
+
 import torch
 from torch import Tensor, nn
+
+from jasper_ray.model.triton_trial import triton_runs
+from jasper_ray.training import chunks
+from jasper_ray.training.chunks import ChunkTables, are_alike
 
 
 class WeightAverage:
@@ -14,15 +20,36 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self._decay = decay
+        self._tables = ChunkTables()
         self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, unless: Tensor | None = None) -> None:
         """Take in the model's weights after an optimizer update; a true scalar `unless` leaves the average as it is."""
         current = model.state_dict()
-        floating = [name for name, tensor in current.items() if tensor.is_floating_point()]
-        averages = [self.weights[name] for name in floating]
-        weights = [current[name] for name in floating]
+        pairs = [(self.weights[name], tensor) for name, tensor in current.items() if tensor.is_floating_point()]
+        if triton_runs(pairs[0][0].device):
+            device = pairs[0][0].device
+            fit = [pair for pair in pairs if are_alike(pair, device)]
+            self._update_in_triton(fit, unless)
+            pairs = [pair for pair in pairs if not are_alike(pair, device)]
+        if pairs:
+            self._update_in_torch(pairs, unless)
+        counters = [name for name, tensor in current.items() if not tensor.is_floating_point()]
+        if counters:  # a count is not an average; torch's list functions want at least one tensor
+            torch._foreach_copy_([self.weights[name] for name in counters], [current[name] for name in counters])
+
+    def _update_in_triton(self, pairs: list[tuple[Tensor, Tensor]], unless: Tensor | None) -> None:
+        self._tables.set(pairs)
+        kernels = importlib.import_module("jasper_ray.training.ema_kernels")  # it needs Triton
+        unless = None if unless is None else unless.view(torch.uint8)
+        with torch.cuda.device_of(pairs[0][0]):  # type: ignore[no-untyped-call] # Triton launches on the current device
+            kernels.average_kernel[(self._tables.num_programs,)](
+                *self._tables.arguments, unless, 1 - self._decay, CHUNK=chunks.CHUNK, BLOCK=chunks.BLOCK
+            )
+
+    def _update_in_torch(self, pairs: list[tuple[Tensor, Tensor]], unless: Tensor | None) -> None:
+        averages, weights = ([pair[column] for pair in pairs] for column in range(2))
         if unless is None:
             torch._foreach_lerp_(averages, weights, 1 - self._decay)
         elif unless.is_cuda:  # a lerp by a tensor would be one launch for each of the averages
@@ -32,9 +59,6 @@ class WeightAverage:
         else:
             share = (~unless).float() * (1 - self._decay)
             torch._foreach_lerp_(averages, weights, [share] * len(averages))
-        counters = [name for name, tensor in current.items() if not tensor.is_floating_point()]
-        if counters:  # a count is not an average; torch's list functions want at least one tensor
-            torch._foreach_copy_([self.weights[name] for name in counters], [current[name] for name in counters])
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Continue from a saved average."""

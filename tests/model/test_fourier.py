@@ -208,10 +208,10 @@ def test_in_triton_rows_are_laid_out_and_taken_back_as_by_torch(
         got = fourier_triton.lay_out(x, dtype, **sizes, lead=lead, trail=trail)
         assert got.dtype == dtype and torch.equal(got, expected)
     count = 3 * dilation * tiling.per_row
-    own, behind = torch.randn(count, tiling.hop, channels).to(dtype), torch.randn(count, 10, channels).to(dtype)
+    own, behind = torch.randn(count, tiling.hop, channels).to(dtype), torch.randn(count, 16, channels).to(dtype)
     back = {"num_rows": 3, "num_frames": num_frames, "dtype": torch.float32}
     for added, lead in ((None, 0), (behind, 5)):
-        got = fourier_triton.take_back(own, added, **sizes, **back, lead=lead)
+        got = fourier_triton.take_back(own, added, **sizes, **back, lead=lead, overlap=10)
         expected = tiling.take_back(own.clone(), added, **back, lead=lead)
         assert got.shape == (3, num_frames, channels)
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-3)

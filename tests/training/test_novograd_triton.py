@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jasper_ray.model.triton_trial import triton_runs
-from jasper_ray.training import novograd_triton
+from jasper_ray.training import chunks
 from jasper_ray.training.novograd import Novograd
 from jasper_ray.training.novograd_triton import GroupUpdate, Tensors, are_fit
 
@@ -25,8 +25,8 @@ CompileKernels = Callable[[str, str], "subprocess.CompletedProcess[str]"]
 def triton_on_cpu(triton_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Novograd takes its kernels, by Triton's interpreter, for tensors on the CPU."""
     monkeypatch.setattr("jasper_ray.training.novograd.triton_runs", lambda device: True)
-    monkeypatch.setattr(novograd_triton, "CHUNK", CHUNK)
-    monkeypatch.setattr(novograd_triton, "BLOCK", BLOCK)
+    monkeypatch.setattr(chunks, "CHUNK", CHUNK)
+    monkeypatch.setattr(chunks, "BLOCK", BLOCK)
 
 
 def make(shapes: Iterable[tuple[int, ...]] = SHAPES, *, beta2: float = 0.5, **to: Any) -> Novograd:
@@ -116,8 +116,8 @@ def test_a_step_that_is_not_finite_changes_no_bit_and_the_next_one_is_as_if_it_h
 def test_a_tensor_of_more_chunks_than_a_block_has_numbers_is_added_up_whole(
     triton_on_cpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(novograd_triton, "CHUNK", 32)
-    monkeypatch.setattr(novograd_triton, "BLOCK", 32)
+    monkeypatch.setattr(chunks, "CHUNK", 32)
+    monkeypatch.setattr(chunks, "BLOCK", 32)
     ours, expected = make([(32 * 70 + 1,)]), make([(32 * 70 + 1,)])
     for optimizer in (ours, expected):
         set_grads(optimizer, 0)
@@ -188,9 +188,9 @@ def test_parameters_that_stop_learning_and_start_again_are_torchs(
 
 def test_addresses_are_sent_only_when_they_have_changed(triton_on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
-    on = novograd_triton._on
+    on = chunks._on
     monkeypatch.setattr(
-        novograd_triton, "_on", lambda device, values, dtype: sent.append(1) or on(device, values, dtype)
+        chunks, "_on", lambda device, values, dtype: sent.append(1) or on(device, values, dtype)
     )
     optimizer = make([(3,), (4,)])
     set_grads(optimizer, 0)
