@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
-TRITON_TESTS := tests/model/test_ctc_triton.py tests/model/test_norm_triton.py tests/model/test_triton_trial.py \
+TRITON_TESTS := tests/model/test_ctc_triton.py tests/model/test_norm_triton.py tests/model/test_residual_triton.py tests/model/test_triton_trial.py \
 	tests/model/test_fourier.py tests/training/test_step.py tests/training/test_novograd_triton.py \
 	tests/training/test_ema.py tests/inference/test_epilogue.py tests/inference/test_fused.py tests/inference/test_split.py
 

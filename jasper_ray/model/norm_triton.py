@@ -116,7 +116,7 @@ class _NormReluDropout(torch.autograd.Function):
         is_padding = xs[0].new_empty(1, dtype=torch.bool) if given.is_padding is None else given.is_padding
         norms = weights[0].new_empty(len(xs), 4, num_channels)
         num_valid = norms.new_empty(1)
-        parts, frames_each = _parts(num_frames, num_channels)
+        parts, frames_each = parts_of(num_frames, num_channels)
         counts, means, squares = (
             norms.new_empty(size) for size in (parts, (parts, num_channels), (parts, num_channels))
         )
@@ -153,7 +153,7 @@ class _NormReluDropout(torch.autograd.Function):
         num_frames, channels = num_rows * row_frames, _block(num_channels)
         if not is_frame_by_frame(grad_y):
             grad_y = grad_y.transpose(1, 2).contiguous().transpose(1, 2)
-        parts, frames_each = _parts(num_frames, num_channels)
+        parts, frames_each = parts_of(num_frames, num_channels)
         blocks = -(-num_channels // channels)
         sums = norms.new_empty(parts, len(xs) + 1, num_channels)
         grad_weight, grad_bias = (norms.new_empty(len(xs), num_channels) for _ in range(2))
@@ -186,7 +186,7 @@ def _block(num_channels: int) -> int:
     return min(128, max(16, power_of_two(num_channels)))
 
 
-def _parts(num_frames: int, num_channels: int) -> tuple[int, int]:
+def parts_of(num_frames: int, num_channels: int) -> tuple[int, int]:
     """In how many parts frames are summed up, and the frames of a part: whole blocks of FRAMES."""
     wanted = max(1, min(MAX_PARTS, PROGRAMS // -(-num_channels // _block(num_channels))))
     blocks = -(-num_frames // FRAMES)

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from jasper_ray.model import residual_triton
 from jasper_ray.model.batch_norm import BatchNorm
 from jasper_ray.model.convolution import dtype_of_products
+from jasper_ray.model.norm_triton import is_frame_by_frame
 from jasper_ray.model.padding import Padding
+from jasper_ray.model.triton_trial import triton_runs
 
 
 class Branch(NamedTuple):
@@ -124,12 +127,16 @@ class _Fold(torch.autograd.Function):
         num_rows, channels, num_frames = x.shape
         values = given.shared.values[:, given.begin : given.end]
         rows = values.view(num_rows, num_frames, channels)
-        rows.copy_(x.transpose(1, 2))
         with _exactly(x):
+            if _is_in_triton(x, values):
+                total = residual_triton.gather(x, values)
+            else:
+                rows.copy_(x.transpose(1, 2))
+                total = values.sum(0, dtype=weights.dtype)
             # Filled on the device: a copy from the host could not be captured in a graph.
             count = weights.new_full((), len(values)) if given.num_valid is None else given.num_valid.to(weights)
             count = count.clamp(min=1.0)
-            mean = values.sum(0, dtype=weights.dtype) / count
+            mean = total / count
             # Not as a product, which TF32 would round: little may be left of a large second moment.
             covariance = (_square(rows, weights.dtype) / count).addcmul_(mean[:, None], mean[None, :], value=-1)
             along = weights @ covariance
@@ -175,6 +182,10 @@ def _grad_of_source(grad_x: Tensor, given: _Given, slope: Tensor, level: Tensor)
     values = given.shared.values[:, given.begin : given.end]
     assert given.shared.grads is not None
     grads = given.shared.grads[:, given.begin : given.end]
+    if _is_in_triton(grad_x, values):
+        largest = slope.abs().amax().clamp(min=torch.finfo(slope.dtype).tiny)
+        through = values @ (slope / largest).to(values.dtype)
+        return residual_triton.join(grad_x, grads, through, largest, level)
     if values.dtype == torch.float16:  # gradients of second moments are too small for it
         largest = slope.abs().amax().clamp(min=torch.finfo(slope.dtype).tiny)
         through = (values @ (slope / largest).half()).float() * largest + level
@@ -213,6 +224,12 @@ def _square(rows: Tensor, dtype: torch.dtype) -> Tensor:
         return _square(rows.to(dtype), dtype)
     # Rows by themselves: a CPU's product rounds its result, and so errors of many cancel.
     return (rows.transpose(1, 2) @ rows).sum(0, dtype=dtype)
+
+
+def _is_in_triton(x: Tensor, values: Tensor) -> bool:
+    """Whether our own kernels join a source and its gradients."""
+    halves = x.dtype == values.dtype and x.dtype in (torch.float16, torch.bfloat16)
+    return halves and triton_runs(x.device) and is_frame_by_frame(x)
 
 
 def _exactly(x: Tensor) -> AbstractContextManager[None]:

@@ -189,9 +189,7 @@ def test_parameters_that_stop_learning_and_start_again_are_torchs(
 def test_addresses_are_sent_only_when_they_have_changed(triton_on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     on = chunks._on
-    monkeypatch.setattr(
-        chunks, "_on", lambda device, values, dtype: sent.append(1) or on(device, values, dtype)
-    )
+    monkeypatch.setattr(chunks, "_on", lambda device, values, dtype: sent.append(1) or on(device, values, dtype))
     optimizer = make([(3,), (4,)])
     set_grads(optimizer, 0)
     counts = []
