@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from jasper_ray.config.files import load_run_config
+from jasper_ray.training.host_memory import keep_freed_memory
 from jobs.benchmarks.book import add_book_arguments, measure_book
 from jobs.benchmarks.dataset import DatasetBenchmark, measure_dataset
 from jobs.benchmarks.decoding import add_decoding_benchmark, measure_decoding
@@ -65,6 +66,8 @@ def _dataset(arguments: argparse.Namespace) -> Mapping[str, Any]:
 def _train(arguments: argparse.Namespace) -> Mapping[str, Any]:
     cases, device = cases_of(arguments), "cuda" if torch.cuda.is_available() else "cpu"
     about = _about()
+    if device == "cpu":
+        keep_freed_memory()  # as a worker does
     if arguments.layer or arguments.peers:
         from jobs.benchmarks.yardstick_step import measure_beside_yardstick, measure_layer
 

@@ -25,6 +25,7 @@ from jasper_ray.observe.reporters import build_reporters
 from jasper_ray.training.assembly import train_run
 from jasper_ray.training.loop import Notice
 from jasper_ray.training.report import EventKind, Reporter
+from jasper_ray.training.host_memory import keep_freed_memory
 from jasper_ray.training.world import CPU, World
 
 PATIENCE_VARIABLE, STORE_PATIENCE_S = "JASPER_STORE_PATIENCE_S", 120
@@ -110,6 +111,8 @@ def train_as(
     logging.getLogger("jasper_ray").setLevel(logging.INFO)
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     torch.backends.cudnn.benchmark = config.training.cudnn_benchmark
+    if world.device.type == "cpu":
+        keep_freed_memory()
     reporters: list[Reporter] = [*everywhere, worker_metrics(config, world)]
     if world.is_first:
         reporters += [listener, *build_reporters(config)]

@@ -279,7 +279,10 @@ class _FourierConv(torch.autograd.Function):
             sizes = {"num_rows": num_rows, "num_frames": num_frames}
             grad_x = tiling.take_back(own, behind, **sizes, lead=tiling.kernel // 2, dtype=ctx.dtype)
         if ctx.needs_input_grad[1]:
-            by_row = torch.bmm(grads.transpose(1, 2), spectra)
+            of_outputs = grads.transpose(1, 2)
+            if _has_amx(grads):
+                of_outputs = of_outputs.contiguous()
+            by_row = torch.bmm(of_outputs, spectra)
             grad_weight = _from_rows(by_row, matrices.taps, tiling.kernel, ctx.weight_dtype)
         return grad_x, grad_weight, None, None
 
@@ -307,6 +310,11 @@ def _is_exact_on_cpu(x: Tensor) -> bool:
     which multiplies halves, has not been measured so.
     """
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def _has_amx(x: Tensor) -> bool:
+    """Whether oneDNN multiplies by AMX, where turning a factor around costs less than it takes for one that lies so."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
 
 
 def _to_rows(matrix: Tensor, tiles: Tensor) -> Tensor:

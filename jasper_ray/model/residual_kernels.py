@@ -1,4 +1,4 @@
-"""Sources of folded residuals for NVIDIA GPUs in Triton; `residual_triton.py` launches them, and imports them only then.
+"""Sources of folded residuals for NVIDIA GPUs in Triton; `residual_triton.py` launches these, and imports them then.
 
 Sources lie side by side in one tensor of PITCH channels per frame; a program takes a block of frames and CHANNELS
 channels of one of them. Sums have a fixed order.

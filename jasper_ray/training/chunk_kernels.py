@@ -1,6 +1,6 @@
 """What kernels over lists of tensors share, in Triton; `chunks.py` makes their tables.
 
-A launch takes all tensors. Row t of the table `pointers` has the addresses of what belongs to tensor t, COLUMNS of them.
+A launch takes all tensors. Row t of the table `pointers` has COLUMNS addresses, of what belongs to tensor t.
 A program works on one chunk of one tensor: `owners` says whose chunk it is, `first` (one longer than there are tensors)
 which program has a tensor's first.
 """

@@ -1,4 +1,4 @@
-"""An average of weights for NVIDIA GPUs in Triton: one pass over memory; `ema.py` launches it, and imports it only then."""
+"""An average of weights in one pass, for NVIDIA GPUs in Triton; `ema.py` launches it, and imports it only then."""
 
 import triton
 import triton.language as tl
