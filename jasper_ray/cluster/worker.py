@@ -23,9 +23,9 @@ from jasper_ray.observe.device_peaks import peak_flops_per_s
 from jasper_ray.observe.metrics import WorkerMetrics
 from jasper_ray.observe.reporters import build_reporters
 from jasper_ray.training.assembly import train_run
+from jasper_ray.training.host_memory import keep_freed_memory
 from jasper_ray.training.loop import Notice
 from jasper_ray.training.report import EventKind, Reporter
-from jasper_ray.training.host_memory import keep_freed_memory
 from jasper_ray.training.world import CPU, World
 
 PATIENCE_VARIABLE, STORE_PATIENCE_S = "JASPER_STORE_PATIENCE_S", 120

@@ -13,7 +13,7 @@ FRAMES, MAX_CHANNELS = 32, 128
 
 
 def gather(x: Tensor, values: Tensor) -> Tensor:
-    """Copy `(R, C, T)`, frame by frame, to `values` `(R T, C)`, which may be part of a wider tensor; `(C,)` fp32 sums."""
+    """Copy `(R, C, T)`, frame by frame, to `values` `(R T, C)`, part of a tensor or all of it; `(C,)` fp32 sums."""
     assert is_frame_by_frame(x) and x.dtype == values.dtype and values.stride(1) == 1
     num_frames, channels = values.shape
     parts, frames_each = parts_of(num_frames, channels)
