@@ -88,14 +88,14 @@ class SpectralRunner:
         num_rows, channels, num_frames = x.shape
         rows = Rows.of(num_rows, num_frames, reach=self._reach, dtype=self._dtype, hop=self._hop)
         padding = _padding(None if keep is None else keep[..., :: self._total_stride], rows)
-        wide, last = rows.new_axis(self._width, self._dtype), slice(0, channels)
+        wide, last = rows.new_wide_axis(self._width, self._dtype), slice(0, channels)
         rows.inner(wide)[:, last].index_fill_(0, padding, 0)
         rows.by_row(rows.inner(wide)[:, last]).copy_(x.transpose(1, 2))
         scratch = Scratch(rows, self._dtype)
         for block in self._blocks:
             y = self._block(block, wide, rows, padding, scratch)
             if block.new_width:
-                wide = rows.new_axis(block.new_width, self._dtype)
+                wide = rows.new_wide_axis(block.new_width, self._dtype)
             last = block.target
             rows.inner(wide)[:, last].copy_(y)
         weight, bias = self._decoder

@@ -70,6 +70,14 @@ class Rows(NamedTuple):
         axis[axis.shape[0] - self.lead :].zero_()
         return axis
 
+    def new_wide_axis(self, channels: int, dtype: torch.dtype) -> Tensor:
+        """The same for products that read a part of the channels: zeros all over.
+
+        By AMX oneDNN reads on behind a part that is no multiple of 32 wide, and multiplies that by zeros: what is not
+        finite there would be heard (torch 2.13, 2026-11).
+        """
+        return torch.zeros(2 * self.lead + self.length, channels, dtype=dtype)
+
     def inner(self, axis: Tensor) -> Tensor:
         """The tiles: `(length, channels)`."""
         return axis[self.lead : self.lead + self.length]

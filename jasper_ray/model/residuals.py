@@ -97,7 +97,9 @@ class _Shared:
         self.grads: Tensor | None = None
 
     def begin(self, num_frames: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.values = torch.empty(num_frames, width, dtype=dtype, device=device)
+        # On a CPU zeros: by AMX oneDNN reads on behind a part of them, and multiplies that by zeros.
+        new = torch.zeros if device.type == "cpu" else torch.empty
+        self.values = new(num_frames, width, dtype=dtype, device=device)
 
     def add_grad(self, grad: Tensor, weight: Tensor) -> None:
         """Add `(M, C')` times `(C', width)`; the last block, which comes first, has the largest width."""

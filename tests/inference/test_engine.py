@@ -10,7 +10,7 @@ from test_runners import CountCalls
 
 from jasper_ray.config.speech import ENGLISH_ALPHABET, FeatureConfig, TextConfig
 from jasper_ray.inference.captured import FRAMES, ROWS, bucket_of
-from jasper_ray.inference.engine import Engine, Method
+from jasper_ray.inference.engine import Engine, Method, Precision
 from jasper_ray.model.bundle import Bundle, BundleConfig, build_model, load_weights
 from jasper_ray.model.nvidia_config import convert_nvidia_config
 from jasper_ray.text.alphabet import Alphabet
@@ -79,6 +79,19 @@ def test_the_bundle_is_not_changed_and_a_later_change_of_it_is_not_heard() -> No
     with torch.no_grad():
         bundle.model.decoder.layers[0].weight.zero_()
     assert torch.equal(engine.log_probs(features, lengths)[0], before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", RELATIVES)
+def test_what_memory_held_before_is_not_heard(kind: str, precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By AMX a product reads on behind a part of a row, up to a multiple of 32 numbers."""
+    engine = Engine(bundle_of(kind), precision=precision, method="frequency")
+    features, lengths = torch.randn(3, NUM_MELS, 90), torch.tensor([90, 60, 33])
+    expected, _ = engine.log_probs(features, lengths)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: empty(*args, **kwargs).fill_(torch.nan))
+    assert torch.equal(engine.log_probs(features, lengths)[0], expected)
+    assert bool(expected[0].isfinite().all())
 
 
 def test_an_engine_works_in_several_threads_and_after_a_warm_up() -> None:
