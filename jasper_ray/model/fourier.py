@@ -313,7 +313,9 @@ def _is_exact_on_cpu(x: Tensor) -> bool:
 
 
 def _has_amx(x: Tensor) -> bool:
-    """Whether oneDNN multiplies by AMX, where turning a factor around costs less than it takes for one that lies so."""
+    """Whether oneDNN multiplies by AMX, so fast that it is worth a copy to have factors lie as it likes them (Xeon, one
+    thread, torch 2.13, 2026-11).
+    """
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
 
 
@@ -333,4 +335,7 @@ def _to_rows(matrix: Tensor, tiles: Tensor) -> Tensor:
 
 def _to_frames(matrix: Tensor, products: Tensor) -> Tensor:
     """`(N, rows)` times each tile of `(rows, M, C)`: `(M, N, C)`."""
+    if _has_amx(products):  # 0.5 to 0.6 of the time, the copy included
+        frames = matrix @ products.flatten(1)
+        return frames.view(len(matrix), *products.shape[1:]).transpose(0, 1).contiguous()
     return torch.bmm(matrix.expand(products.shape[1], -1, -1), products.transpose(0, 1))

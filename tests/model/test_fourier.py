@@ -2,6 +2,7 @@ import copy
 import pickle
 import subprocess
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from jasper_ray.model import fourier_triton
+from jasper_ray.model import fourier, fourier_triton
 from jasper_ray.model.convolution import Convolution, forget_spectra, gpu_tile
 from jasper_ray.model.fourier import Tiling, WeightSpectrum, fourier_conv, transforms, weight_factors
 
@@ -53,6 +54,7 @@ def frequency_layer(channels: int = 8, kernel: int = 11) -> Convolution:
     dilation=st.integers(1, 3),
     hop=st.integers(1, 70),
     on_tensor_cores=st.booleans(),
+    by_amx=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_values_and_gradients_are_those_of_the_direct_sum(
@@ -64,6 +66,7 @@ def test_values_and_gradients_are_those_of_the_direct_sum(
     dilation: int,
     hop: int,
     on_tensor_cores: bool,
+    by_amx: bool,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -77,7 +80,8 @@ def test_values_and_gradients_are_those_of_the_direct_sum(
         tiling = Tiling.for_tensor_cores(frames, kernel=kernel, dilation=dilation, tile=tile)
     else:
         tiling = Tiling.of(frames, kernel=kernel, dilation=dilation, hop=hop)
-    got = gradients_of_spectra(x, weight, grad, tiling, torch.double)
+    with mock.patch.object(fourier, "_has_amx", lambda _: by_amx):  # factors laid out as AMX likes them
+        got = gradients_of_spectra(x, weight, grad, tiling, torch.double)
     for ours, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
