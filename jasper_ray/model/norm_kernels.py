@@ -19,7 +19,7 @@ def _plus(left, right):
 
 
 @triton.jit
-def _sum(values):
+def sum_of_frames(values):
     """Over the first axis. Triton's own `sum` cannot be interpreted where Triton was imported to compile."""
     return tl.reduce(values, 0, _plus)
 
@@ -90,10 +90,10 @@ def statistics_kernel(
             counted += valid[group].to(tl.float32)
             total += apart
             squared += apart * apart
-    count = _sum(counted)
-    of_apart = _sum(total)
+    count = sum_of_frames(counted)
+    of_apart = sum_of_frames(total)
     step = of_apart / tl.maximum(count, 1.0)
-    square = _sum(squared) - of_apart * step
+    square = sum_of_frames(squared) - of_apart * step
     tl.store(counts + part + channels * 0, tl.full([CHANNELS], 0.0, tl.float32) + count, mask=channels == 0)
     tl.store(means + part * NUM_CHANNELS + channels, shift + step, mask=there)
     tl.store(squares + part * NUM_CHANNELS + channels, tl.where(square < 0.0, 0.0, square), mask=there)
@@ -130,12 +130,12 @@ def combine_kernel(
     part_squares = tl.load(squares + offsets, mask=inside, other=0.0)
     weights = tl.load(weight + channels, mask=there, other=0.0)
     biases = tl.load(bias + channels, mask=there, other=0.0)
-    total = _sum(count)
+    total = sum_of_frames(count)
     known = tl.maximum(total, 1.0)
-    mean = _sum(part_means * count[:, None]) / known
+    mean = sum_of_frames(part_means * count[:, None]) / known
     apart = part_means - mean[None, :]
     squared = part_squares + apart * apart * count[:, None]
-    square = _sum(tl.where(inside, squared, 0.0))
+    square = sum_of_frames(tl.where(inside, squared, 0.0))
     deviation = 1.0 / tl.sqrt(square / known + eps)
     scale = weights * deviation
     shift = biases - mean * scale
@@ -303,9 +303,9 @@ def reduce_kernel(
             of_product += grad * (values[group].to(tl.float32) - mean[None, :])
             of_gradient += grad
     target = sums + part * (NUM + 1) * NUM_CHANNELS + channels
-    tl.store(target + i * NUM_CHANNELS, _sum(of_product) * deviation, mask=there)
+    tl.store(target + i * NUM_CHANNELS, sum_of_frames(of_product) * deviation, mask=there)
     if i == 0:
-        tl.store(target + NUM * NUM_CHANNELS, _sum(of_gradient), mask=there)
+        tl.store(target + NUM * NUM_CHANNELS, sum_of_frames(of_gradient), mask=there)
 
 
 @triton.jit
@@ -328,8 +328,8 @@ def sum_kernel(
     base = sums + parts * (NUM + 1) * NUM_CHANNELS + channels[None, :]
     of_product = tl.load(base + i * NUM_CHANNELS, mask=inside, other=0.0)
     of_gradient = tl.load(base + NUM * NUM_CHANNELS, mask=inside, other=0.0)
-    tl.store(grad_weight + i * NUM_CHANNELS + channels, _sum(of_product), mask=there)
-    tl.store(grad_bias + i * NUM_CHANNELS + channels, _sum(of_gradient), mask=there)
+    tl.store(grad_weight + i * NUM_CHANNELS + channels, sum_of_frames(of_product), mask=there)
+    tl.store(grad_bias + i * NUM_CHANNELS + channels, sum_of_frames(of_gradient), mask=there)
 
 
 @triton.jit(do_not_specialize=["num_frames"])

@@ -7,10 +7,7 @@ channels of one of them. Sums have a fixed order.
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _plus(left, right):
-    return left + right
+from jasper_ray.model.norm_kernels import sum_of_frames
 
 
 @triton.jit(do_not_specialize=["num_frames"])
@@ -36,7 +33,7 @@ def gather_kernel(
         given = tl.load(x + frames * NUM_CHANNELS + channels[None, :], mask=inside, other=0.0)
         tl.store(values + frames * PITCH + channels[None, :], given, mask=inside)
         total += given.to(tl.float32)
-    tl.store(sums + part * NUM_CHANNELS + channels, tl.reduce(total, 0, _plus), mask=there)
+    tl.store(sums + part * NUM_CHANNELS + channels, sum_of_frames(total), mask=there)
 
 
 @triton.jit(do_not_specialize=["num_frames"])

@@ -28,13 +28,12 @@ class WeightAverage:
         """Take in the model's weights after an optimizer update; a true scalar `unless` leaves the average as it is."""
         current = model.state_dict()
         pairs = [(self.weights[name], tensor) for name, tensor in current.items() if tensor.is_floating_point()]
-        if triton_runs(pairs[0][0].device):
-            device = pairs[0][0].device
-            fit = [pair for pair in pairs if are_alike(pair, device)]
-            self._update_in_triton(fit, unless)
-            pairs = [pair for pair in pairs if not are_alike(pair, device)]
-        if pairs:
-            self._update_in_torch(pairs, unless)
+        device = pairs[0][0].device
+        fits = [triton_runs(device) and are_alike(pair, device) for pair in pairs]
+        if any(fits):
+            self._update_in_triton([pair for pair, fit in zip(pairs, fits, strict=True) if fit], unless)
+        if not all(fits):
+            self._update_in_torch([pair for pair, fit in zip(pairs, fits, strict=True) if not fit], unless)
         counters = [name for name, tensor in current.items() if not tensor.is_floating_point()]
         if counters:  # a count is not an average; torch's list functions want at least one tensor
             torch._foreach_copy_([self.weights[name] for name in counters], [current[name] for name in counters])
