@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jasper_ray.errors import ConfigError
 from jasper_ray.inference.captured import CapturedRunner
+from jasper_ray.inference.channels_first import ChannelsFirstRunner
 from jasper_ray.inference.direct import DirectRunner
 from jasper_ray.inference.folded import FoldedJasper, fold
 from jasper_ray.inference.spectral import SpectralRunner, gains_from_frequencies
@@ -71,9 +72,11 @@ class Engine:
             )
         self._strides = [block.stride for block in folded.blocks if block.stride > 1]
         self._num_mels = bundle.config.features.num_mels
-        self._runner: CapturedRunner | DirectRunner | SpectralRunner
+        self._runner: CapturedRunner | DirectRunner | SpectralRunner | ChannelsFirstRunner
         if on_gpu:
             self._runner = CapturedRunner(folded, device=self._device, dtype=dtype, tries=method == "auto")
+        elif self.method == "frequency" and dtype == torch.bfloat16:
+            self._runner = ChannelsFirstRunner(folded, dtype=dtype)
         elif self.method == "frequency":
             self._runner = SpectralRunner(folded, dtype=dtype, half_weights=half_weights)
         else:

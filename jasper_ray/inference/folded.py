@@ -91,6 +91,18 @@ class FoldedJasper:
         first = 1 + max((i for i, block in enumerate(self.blocks) if block.stride > 1), default=-1)
         return replace(self, blocks=self.blocks[:first]), replace(self, blocks=self.blocks[first:])
 
+    @property
+    def num_inputs(self) -> int:
+        """Channels that the first layer reads."""
+        first = self.blocks[0].convs[0] if self.blocks else self.decoder
+        return first.weight.shape[1] * first.groups
+
+    @property
+    def reach(self) -> int:
+        """Frames that the longest kernel without a dilation sees to either side."""
+        convs = [conv for block in self.blocks for conv in block.convs]
+        return max((conv.reach for conv in convs if conv.dilation == 1), default=0)
+
 
 def fold(model: Jasper) -> FoldedJasper:
     """Fold a model with its weights of now; results in float32 on the CPU."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jasper_ray.inference.folded import FoldedConv
+from jasper_ray.inference.scratch import Scratch
 from jasper_ray.model.choice import LayerCase, choose
 from jasper_ray.model.fourier import transforms
 
@@ -89,28 +90,7 @@ class Rows(NamedTuple):
         return inner.as_strided(shape, (self.pitch * first, first, *others), inner.storage_offset())
 
 
-class Scratch:
-    """Memory of a forward pass that is used again and again: fresh memory costs a page fault for each 4 kB of it."""
-
-    def __init__(self, rows: Rows, dtype: torch.dtype) -> None:
-        self.rows, self._dtype = rows, dtype
-        self._axes: dict[int, list[Tensor]] = {}
-        self._buffers: dict[str, Tensor] = {}
-
-    def other_than(self, x: Tensor, channels: int) -> Tensor:
-        """One of two axes of a width, in turn: what one layer writes the next one reads."""
-        axes = self._axes.setdefault(channels, [self.rows.new_axis(channels, self._dtype) for _ in range(2)])
-        return axes[1] if x is axes[0] else axes[0]
-
-    def buffer(self, name: str, *shape: int) -> Tensor:
-        """What is in it counts until the name is asked for again."""
-        size = math.prod(shape)
-        if name not in self._buffers or len(self._buffers[name]) < size:
-            self._buffers[name] = torch.empty(size, dtype=self._dtype)
-        return self._buffers[name][:size].view(shape)
-
-
-Convolve = Callable[[Tensor, Tensor, Scratch, Tensor], None]
+Convolve = Callable[[Tensor, Tensor, Scratch[Rows], Tensor], None]
 """Reads an axis and fills `(length, C')`, beginning its sums with such a tensor, or `(C')` in all frames."""
 
 
@@ -149,7 +129,7 @@ class _Pointwise:
     def __init__(self, conv: FoldedConv, dtype: torch.dtype) -> None:
         self._weight = conv.weight[:, :, 0].T.to(dtype).contiguous()
 
-    def __call__(self, x: Tensor, start: Tensor, scratch: Scratch, out: Tensor) -> None:
+    def __call__(self, x: Tensor, start: Tensor, scratch: Scratch[Rows], out: Tensor) -> None:
         torch.addmm(start, scratch.rows.inner(x), self._weight, out=out)
 
 
@@ -169,7 +149,7 @@ class Factors:
         """Of the transforms before and behind."""
         return into, back
 
-    def __call__(self, into: Tensor, frames: Tensor, scratch: Scratch) -> Tensor:
+    def __call__(self, into: Tensor, frames: Tensor, scratch: Scratch[Rows]) -> Tensor:
         """`(tiles, rows, C')` products, with the matrix of `(tiles, rows, tile)` and of frames `(tiles, tile, C)`."""
         (tiles, rows, _), inputs = into.shape, frames.shape[2]
         by_row = scratch.buffer("spectra by row", rows, tiles, inputs)
@@ -207,7 +187,7 @@ class HalfFactors:
         into = torch.cat([first, torch.stack([real, imaginary], dim=1).flatten(0, 1), last])
         return into, torch.cat([first_, pairs_.flatten(0, 1), last_]).T.contiguous()
 
-    def __call__(self, into: Tensor, frames: Tensor, scratch: Scratch) -> Tensor:
+    def __call__(self, into: Tensor, frames: Tensor, scratch: Scratch[Rows]) -> Tensor:
         """As `Factors`."""
         spectra = torch.bmm(into, frames, out=_spectra(into, frames, scratch))
         multiply = torch.ops.quantized.linear_dynamic_fp16
@@ -224,7 +204,7 @@ class HalfFactors:
         return products
 
 
-def _spectra(into: Tensor, frames: Tensor, scratch: Scratch) -> Tensor:
+def _spectra(into: Tensor, frames: Tensor, scratch: Scratch[Rows]) -> Tensor:
     """Room for the products of a matrix with each tile."""
     return scratch.buffer("spectra", len(into), into.shape[1], frames.shape[2])
 
@@ -251,7 +231,7 @@ class InTiles:
         taps = torch.split(transforms(kernel, hop, torch.float32, torch.device("cpu")).taps, ROWS_AT_ONCE)
         self._factors = hold(((rows @ by_tap).view(-1, inputs, outputs) for rows in taps), dtype)
 
-    def __call__(self, x: Tensor, start: Tensor, scratch: Scratch, out: Tensor) -> None:
+    def __call__(self, x: Tensor, start: Tensor, scratch: Scratch[Rows], out: Tensor) -> None:
         """See `Convolve`."""
         rows = scratch.rows
         num_tiles = rows.num_tiles(self.hop)
@@ -271,7 +251,7 @@ class _Dilated:
     def __init__(self, tiles: InTiles, dilation: int, outputs: int) -> None:
         self._tiles, self._dilation, self._outputs = tiles, dilation, outputs
 
-    def __call__(self, x: Tensor, start: Tensor, scratch: Scratch, out: Tensor) -> None:
+    def __call__(self, x: Tensor, start: Tensor, scratch: Scratch[Rows], out: Tensor) -> None:
         rows, frames = scratch.rows, -(-scratch.rows.frames // self._dilation)
         num_rows, tiles = rows.num_rows * self._dilation, self._tiles
         shape = (rows.num_rows, self._dilation, frames)
@@ -299,7 +279,7 @@ class DirectSum:
         self._conv = conv
         self._weight = conv.weight.to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
-    def __call__(self, x: Tensor, start: Tensor, scratch: Scratch, out: Tensor) -> None:
+    def __call__(self, x: Tensor, start: Tensor, scratch: Scratch[Rows], out: Tensor) -> None:
         """See `Convolve`."""
         rows = scratch.rows
         picture = rows.by_row(rows.inner(x)).unsqueeze(1).permute(0, 3, 1, 2)

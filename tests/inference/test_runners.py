@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from jasper_ray.config.model import JASPER_MIDDLE, PRESETS, ModelConfig, jasper_blocks
 from jasper_ray.inference import spectral_layers
+from jasper_ray.inference.channels_first import ChannelsFirstRunner
 from jasper_ray.inference.direct import DirectRunner
 from jasper_ray.inference.engine import without_padding
 from jasper_ray.inference.folded import FoldedJasper, fold
@@ -17,11 +18,12 @@ from jasper_ray.inference.spectral import SpectralRunner, gains_from_frequencies
 from jasper_ray.inference.spectral_layers import HOP, has_half_products
 from jasper_ray.model.jasper import Jasper, strided_lengths
 
-MakeRunner = Callable[[FoldedJasper, torch.dtype], DirectRunner | SpectralRunner]
+MakeRunner = Callable[[FoldedJasper, torch.dtype], DirectRunner | SpectralRunner | ChannelsFirstRunner]
 CPU = torch.device("cpu")
 RUNNERS: dict[str, MakeRunner] = {
     "direct": lambda folded, dtype: DirectRunner(folded, device=CPU, dtype=dtype),
     "frequency": lambda folded, dtype: SpectralRunner(folded, dtype=dtype),
+    "channels first": lambda folded, dtype: ChannelsFirstRunner(folded, dtype=dtype),
 }
 
 
@@ -75,6 +77,7 @@ def test_in_bf16_the_frequency_domain_errs_hardly_more_than_direct_convolutions(
         errors[name] = float((got.exp() - rows_of(expected, valid).exp()).norm() / expected.exp().norm())
     assert 1e-4 < errors["direct"] < 0.05
     assert errors["frequency"] < 2 * errors["direct"] + 0.002
+    assert errors["channels first"] < 2 * errors["direct"] + 0.002
 
 
 @pytest.mark.skipif(not has_half_products(), reason="this torch has no FBGEMM")
