@@ -38,11 +38,11 @@ class ChannelsFirstRunner:
         x = x.squeeze(2) if x.dim() == 4 else x
         num_rows, channels, num_frames = x.shape
         columns = Columns.of(num_rows, num_frames, reach=self._reach)
-        padding = _padding(None if keep is None else keep[..., :: self._total_stride], columns)
+        kept = _kept(None if keep is None else keep[..., :: self._total_stride], columns)
         wide = columns.new_axis(self._width, self._dtype)
         last = wide[:channels]
         columns.by_row(last).copy_(x.transpose(0, 1))
-        scratch, ending = Scratch(columns, self._dtype), Ending(self._activate_, self._bounds, padding)
+        scratch, ending = Scratch(columns, self._dtype), Ending(self._activate_, self._bounds, kept)
         for link in self._links:
             target = columns.new_axis(link.new_width, self._dtype) if link.new_width else wide
             last = target[link.target]
@@ -66,8 +66,8 @@ class ChannelsFirstRunner:
         last.convolve(x, out, scratch, adds=link.residual is not None, ending=ending)
 
 
-def _padding(keep: Tensor | None, columns: Columns) -> Tensor:
-    """Positions among a channel's frames that must be zero wherever a kernel reads."""
-    is_kept = torch.zeros(1, columns.length, dtype=torch.bool)
-    columns.by_row(is_kept)[0].copy_(torch.tensor(True) if keep is None else keep[:, 0] > 0)
-    return is_kept[0].logical_not_().nonzero().squeeze(1)
+def _kept(keep: Tensor | None, columns: Columns) -> Tensor:
+    """As an `Ending` has it, of `(B, 1, T)` 1 on frames of utterances."""
+    kept = torch.zeros(1, columns.length, dtype=torch.int16)
+    columns.by_row(kept)[0].copy_(torch.tensor(-1) if keep is None else -(keep[:, 0] > 0).to(torch.int16))
+    return kept[0]
