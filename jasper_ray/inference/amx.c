@@ -14,6 +14,7 @@
 #define BLOCK 32         /* output channels, and tiles of frames, that a product takes at a time */
 #define UNIT 16          /* rows and columns of an AMX tile */
 #define LINE 32          /* numbers of a line of the cache */
+#define LARGE 3000000    /* numbers of spectra that do not stay in a cache: written to memory without reading it */
 
 typedef struct {
     uint8_t palette, start_row, reserved[14];
@@ -109,6 +110,7 @@ static void to_spectra(const Sizes *s, const uint16_t *x, const uint16_t *into, 
     int64_t reach = (s->tile - HOP) / 2, length = s->tiles * HOP;
     int rest = (int)(s->tile - 32) / 2;
     int rows[8] = {16, rest, 16, rest, 16, 16, 16, 16}, bytes[8] = {64, 64, 64, 64, 64, 4 * rest, 64, 64};
+    int past_caches = jasper_amx_spectra(s) > LARGE;
     uint32_t factors[4][16][16] __attribute__((aligned(64)));
     float sums[2][16][16] __attribute__((aligned(64)));
     configure(rows, bytes);
@@ -136,11 +138,23 @@ static void to_spectra(const Sizes *s, const uint16_t *x, const uint16_t *into, 
                 int64_t many = s->rows - row < UNIT ? s->rows - row : UNIT;
                 for (int64_t i = 0; i < many; i++) {
                     __m512i words = paired(_mm512_load_ps(sums[0][i]), _mm512_load_ps(sums[1][i]));
-                    _mm512_storeu_si512(to_here + (row + i) * row_pitch(s), words);
+                    __m512i *line = (__m512i *)(to_here + (row + i) * row_pitch(s));
+                    if (past_caches)
+                        _mm512_stream_si512(line, words);
+                    else
+                        _mm512_store_si512(line, words);
                 }
             }
         }
     }
+    if (past_caches) _mm_sfence();
+}
+
+/* An eighth of the sums into the nearest cache, where factors have driven them out: a tile is stored line by line, and
+ * would wait for each. */
+static inline void ready(float sums[BLOCK][BLOCK], int64_t part) {
+    if (part >= 0)
+        for (int64_t i = 0; i < 8; i++) __builtin_prefetch(&sums[0][0] + (part * 8 + i) * 16, 1, 3);
 }
 
 /* The products of one row of spectra, one block of output channels and one block of tiles. Beside each step some lines
@@ -156,6 +170,7 @@ static inline void multiply(const Sizes *s, const uint16_t *weights, const uint1
         for (int64_t k = 0; k < steps; k++) {
             const uint16_t *w = weights + k * 1024, *b = spectra + k * 1024;
             for (int64_t i = 0; i < lines; i++) _mm_prefetch((const char *)(next + (k * lines + i) * LINE), _MM_HINT_T1);
+            ready(sums, k + 8 - steps);
             _tile_loadd(4, w, 64);
             _tile_loadd(6, b, 128);
             _tile_loadd(7, b + 32, 128);
@@ -171,6 +186,7 @@ static inline void multiply(const Sizes *s, const uint16_t *weights, const uint1
         for (int64_t k = 0; k < steps; k++) {
             const uint16_t *w = weights + k * 1024;
             for (int64_t i = 0; i < lines; i++) _mm_prefetch((const char *)(next + (k * lines + i) * LINE), _MM_HINT_T1);
+            ready(sums, k + 8 - steps);
             _tile_loadd(4, w, 64);
             _tile_loadd(6, spectra + k * 1024, 128);
             _tile_dpbf16ps(0, 4, 6);

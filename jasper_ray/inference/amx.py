@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -43,7 +44,7 @@ class Sizes(ctypes.Structure):
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled passes; none where they cannot run, which is told if only a compiler is missing."""
-    if platform.system() != "Linux" or not torch.cpu._is_amx_tile_supported():
+    if platform.system() != "Linux" or not torch.cpu._is_amx_tile_supported() or _is_masked():
         return None
     try:
         loaded = ctypes.CDLL(str(_compiled()))
@@ -65,6 +66,12 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
+def _is_masked() -> bool:
+    """Whether torch's own kernels are told to do without AMX: so do ours."""
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    return most not in ("ALL", "DEFAULT") and "AMX" not in most and not most.startswith("AVX10")
+
+
 def _compiled() -> Path:
     """The library in the user's cache, compiled if it is not there.
 
@@ -72,16 +79,16 @@ def _compiled() -> Path:
         OSError: No compiler, or no place to write to.
         subprocess.CalledProcessError: The compiler refused.
     """
-    compiler = os.environ.get("CC") or shutil.which("gcc") or "cc"
+    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("gcc") or "cc"]
     source = SOURCE.read_bytes()
-    name = hashlib.sha256(source + " ".join((compiler, *FLAGS)).encode()).hexdigest()[:16]
+    name = hashlib.sha256(source + " ".join((*compiler, *FLAGS)).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jasper_ray"
     made = folder / f"amx-{name}.so"
     if not made.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as beside:
             fresh = Path(beside) / made.name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(fresh)]
+            command = [*compiler, *FLAGS, str(SOURCE), "-o", str(fresh)]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
             fresh.replace(made)  # at once: another process may look for it
     return made

@@ -1,10 +1,10 @@
-"""Layers of a folded model in the frequency domain, each channel's frames of all rows one behind the other.
+"""Layers of a folded model in bf16 in the frequency domain, each channel's frames of all rows one behind the other.
 
 As in `jasper_ray.inference.spectral_layers`, with the axes of every tensor turned around: spectra come out of one large
 product as the products between channels read them, and weights are those products' first factors, which oneDNN reads
-where they lie while it lays out second factors anew. In bf16 a layer takes 0.6 of the time by AMX (768, 512 and 256
-channels, eight utterances of 7 s), and 0.93 without; in float32 by MKL it takes 1.2 (one thread of a Xeon, torch 2.13,
-2026-11-27).
+where they lie while it lays out second factors anew. In bf16 without AMX a layer takes 0.92 to 0.94 of the time (768,
+512 and 256 channels, eight utterances of 7 s), in float32 by MKL it would take 1.2. With AMX our own kernels do the
+same (`jasper_ray.inference.amx`) in 0.6 to 0.8 of torch's time (one thread of a Xeon, torch 2.13, 2026-11-27).
 """
 
 import functools
@@ -180,14 +180,11 @@ class _ByAmx:
     def __call__(self, x: Tensor, out: Tensor, scratch: Scratch[Columns], *, adds: bool, ending: Ending | None) -> None:
         """See `Convolve`."""
         spectra, products = self._layer.room(scratch.rows.num_tiles)
-        ends = ending is not None and ending.bounds is not None
-        keep = ending.keep if ends else scratch.rows.all_kept()
-        self._layer(
-            x, out, keep,
-            spectra=scratch.buffer("spectra", spectra), products=scratch.buffer("products", products),
-            bounds=ending.bounds if ends else (-math.inf, math.inf), adds=adds,
-        )  # fmt: skip
-        if not ends:
+        rooms = {"spectra": scratch.buffer("spectra", spectra), "products": scratch.buffer("products", products)}
+        if ending is not None and ending.bounds is not None:
+            self._layer(x, out, ending.keep, **rooms, bounds=ending.bounds, adds=adds)
+        else:
+            self._layer(x, out, scratch.rows.all_kept(), **rooms, bounds=(-math.inf, math.inf), adds=adds)
             _end(out, ending)
 
 

@@ -77,9 +77,7 @@ class SpectralRunner:
         scores = functional.linear(rows.by_row(rows.inner(wide)[:, last]), weight, bias)
         return functional.log_softmax(scores, dim=2, dtype=torch.float32)
 
-    def _block(
-        self, link: Link[Convolve], wide: Tensor, rows: Rows, padding: Tensor, scratch: Scratch[Rows]
-    ) -> Tensor:
+    def _block(self, link: Link[Convolve], wide: Tensor, rows: Rows, padding: Tensor, scratch: Scratch[Rows]) -> Tensor:
         x = wide[:, link.source]
         for step in link.steps:
             is_last = step is link.steps[-1]
