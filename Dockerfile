@@ -14,7 +14,7 @@ FROM ${BASE}
 ARG PYTHON=python3
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # rsync and SSH: `ray up` copies files. prometheus: metrics of the cluster, on the head. A C compiler and Python's
-# headers: Triton builds the launcher of our GPU kernels when it is first used.
+# headers: Triton builds the launcher of our GPU kernels when it is first used, and on a Xeon those for AMX are compiled.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
