@@ -15,12 +15,12 @@ from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from jasper_ray.inference import amx
 from jasper_ray.inference.folded import FoldedConv
 from jasper_ray.inference.scratch import Scratch
 from jasper_ray.inference.spectral_layers import HOP, ROWS_AT_ONCE, in_frequencies
+from jasper_ray.model.convolution import convolved_picture
 from jasper_ray.model.fourier import transforms
 
 WHOLE_TILES = 32
@@ -228,7 +228,7 @@ class _DirectSum:
         by_row = scratch.rows.by_row
         picture = by_row(x).transpose(0, 1).unsqueeze(2)
         picture = picture.contiguous(memory_format=torch.channels_last)
-        y = functional.conv2d(picture, self._weight, self._bias, *self._sizes)
+        y = convolved_picture(picture, self._weight, self._bias, *self._sizes)
         _put(y.squeeze(2).transpose(0, 1), by_row(out), adds)
         _end(out, ending)
 

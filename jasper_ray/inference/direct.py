@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jasper_ray.inference.folded import FoldedBlock, FoldedConv, FoldedJasper
+from jasper_ray.model.convolution import convolved_picture
 
 Mask = Tensor | tuple[Tensor, Tensor]
 """Factors for the frames of rows, or their bounds: both zero on padding."""
@@ -102,8 +103,7 @@ class DirectRunner:
         weight, bias = placed
         if not self._is_picture:
             return functional.conv1d(x, weight, bias, conv.stride, conv.reach, conv.dilation, conv.groups)
-        sizes = ((1, conv.stride), (0, conv.reach), (1, conv.dilation), conv.groups)
-        return functional.conv2d(x, weight, bias, *sizes)
+        return convolved_picture(x, weight, bias, (1, conv.stride), (0, conv.reach), (1, conv.dilation), conv.groups)
 
     def _placed(self, conv: FoldedConv) -> tuple[Tensor, Tensor]:
         return self._laid_out(conv.weight), conv.bias.to(self._device, self._dtype)

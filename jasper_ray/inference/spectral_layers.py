@@ -6,11 +6,11 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from jasper_ray.inference.folded import FoldedConv
 from jasper_ray.inference.scratch import Scratch
 from jasper_ray.model.choice import LayerCase, choose
+from jasper_ray.model.convolution import convolved_picture
 from jasper_ray.model.fourier import transforms
 
 HOP = 24
@@ -284,7 +284,7 @@ class DirectSum:
         rows = scratch.rows
         picture = rows.by_row(rows.inner(x)).unsqueeze(1).permute(0, 3, 1, 2)
         conv = self._conv
-        sizes = ((1, 1), (0, conv.reach), (1, conv.dilation), conv.groups)
-        y = functional.conv2d(picture.contiguous(memory_format=torch.channels_last), self._weight, None, *sizes)
+        picture = picture.contiguous(memory_format=torch.channels_last)
+        y = convolved_picture(picture, self._weight, None, (1, 1), (0, conv.reach), (1, conv.dilation), conv.groups)
         y = y.permute(0, 2, 3, 1).squeeze(1)
         torch.add(y, start if start.dim() == 1 else rows.by_row(start), out=rows.by_row(out))

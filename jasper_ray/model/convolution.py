@@ -18,6 +18,8 @@ Method = Literal["conv1d", "channels_last", "frequency", "auto"]
 METHODS: tuple[Method, ...] = get_args(Method)
 HOP_OF_KERNEL = 2
 """Output frames of a tile per tap on a CPU: fewer cost more products, more cost larger spectra of the weights."""
+SAFE_DEPTHS = 64
+"""Multiples of so many channels never hung, see `convolved_picture`."""
 
 
 def gpu_tile(kernel: int) -> int:
@@ -100,15 +102,39 @@ class Convolution(nn.Conv1d):
         if self.kernel_size == self.stride == (1,) and self.groups == 1:
             return functional.linear(x.transpose(1, 2), self.weight.squeeze(2), self.bias).transpose(1, 2)
         assert isinstance(self.padding, tuple)
-        return functional.conv2d(
+        return convolved_picture(
             x.unsqueeze(2).contiguous(memory_format=torch.channels_last),
             self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last),
             self.bias,
-            stride=(1, *self.stride),
-            padding=(0, *self.padding),
-            dilation=(1, *self.dilation),
-            groups=self.groups,
+            (1, *self.stride),
+            (0, *self.padding),
+            (1, *self.dilation),
+            self.groups,
         ).squeeze(2)
+
+
+def convolved_picture(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """Torch's `conv2d` with channels last; where that may hang, in float32.
+
+    On a CPU with avx512_bf16 oneDNN's kernel for one filter per channel (brdgmm) waits for ever for some numbers of
+    channels, rows and threads: 32, 72 and 80 channels by 17 taps, not 64, 128, 256 and 512 (torch 2.13, 2 threads, 972
+    sizes each; 256 and 512 by 3 to 12 threads, 2026-11-27).
+    """
+    is_safe = groups == 1 or groups % SAFE_DEPTHS == 0 or x.device.type != "cpu"
+    if is_safe or (dtype := dtype_of_products(x)).itemsize > 2:
+        return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    with torch.autocast("cpu", enabled=False):
+        bias = None if bias is None else bias.float()
+        y = functional.conv2d(x.float(), weight.float(), bias, stride, padding, dilation, groups)
+    return y.to(dtype)
 
 
 def dtype_of_products(x: Tensor) -> torch.dtype:

@@ -324,8 +324,8 @@ def _has_amx(x: Tensor) -> bool:
 def _to_rows(matrix: Tensor, tiles: Tensor) -> Tensor:
     """`(rows, N)` times each of `(M, N, C)`: `(rows, M, C)`.
 
-    Contiguous: on another CPU the copy costs a tenth of what the products over channels then gain (2-vCPU AMD EPYC, 2026-11);
-    a GPU's matrix product writes it so at once.
+    Contiguous: on another CPU the copy costs a tenth of what the products over channels then gain (2-vCPU AMD EPYC,
+    2026-11); a GPU's matrix product writes it so at once.
     """
     if _has_amx(tiles):  # 0.7 of the time, the copy included
         return (matrix @ tiles.transpose(0, 1).flatten(1)).view(len(matrix), len(tiles), -1)

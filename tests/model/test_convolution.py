@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -57,3 +60,24 @@ def test_a_model_has_the_same_weights_and_gives_the_same_results_with_every_meth
 def test_an_unknown_method_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'winograd'"):
         set_convolution_method(small_model(), "winograd")  # type: ignore[arg-type]
+
+
+DEPTHWISE = """
+import torch
+from jasper_ray.model.convolution import Convolution
+torch.set_num_threads(2)
+torch.manual_seed(0)
+layer = Convolution(72, 72, 17, padding=8, groups=72)
+x = torch.randn(3, 72, 100)
+expected = layer(x)
+layer.method = "channels_last"
+with torch.autocast("cpu", torch.bfloat16):
+    y = layer(x)
+    y.float().square().sum().backward()
+assert y.dtype == torch.bfloat16
+torch.testing.assert_close(y.float(), expected, atol=0.02, rtol=0.02)
+"""
+
+
+def test_a_filter_for_each_channel_does_not_hang_in_half_precision() -> None:
+    subprocess.run([sys.executable, "-c", DEPTHWISE], check=True, timeout=120)
