@@ -4,7 +4,7 @@ As in `jasper_ray.inference.spectral_layers`, with the axes of every tensor turn
 product as the products between channels read them, and weights are those products' first factors, which oneDNN reads
 where they lie while it lays out second factors anew. In bf16 without AMX a layer takes 0.92 to 0.94 of the time (768,
 512 and 256 channels, eight utterances of 7 s), in float32 by MKL it would take 1.2. With AMX our own kernels do the
-same (`jasper_ray.inference.amx`) in 0.6 to 0.8 of torch's time (one thread of a Xeon, torch 2.13, 2026-11-27).
+same (`jasper_ray.inference.amx`) in 0.5 to 0.7 of torch's time (one thread of a Xeon, torch 2.13, 2026-11-27).
 """
 
 import functools

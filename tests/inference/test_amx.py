@@ -2,6 +2,7 @@
 
 import logging
 import math
+import platform
 import shutil
 from pathlib import Path
 
@@ -82,7 +83,6 @@ def test_a_layer_is_a_convolution_with_a_bias_and_an_end(
     expected = (expected + before if adds else expected).relu()
     got = columns.by_row(out).transpose(0, 1)
     assert float((got - expected).norm() / expected.norm()) < 0.008
-    assert int((out != 0).sum()) <= got.numel()
     columns.by_row(out).zero_()
     assert not out.any(), "what is between the rows is zero"
 
@@ -159,7 +159,10 @@ def test_without_a_compiler_it_says_so_and_torch_computes(
     assert isinstance(convolution(layer_of(32, 32, 11), BF16), channels_first_layers._InTiles)
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
+@pytest.mark.skipif(
+    shutil.which("gcc") is None or (platform.system(), platform.machine()) != ("Linux", "x86_64"),
+    reason="needs gcc on Linux on x86-64",
+)
 def test_it_is_compiled_once(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     made = amx._compiled()
